@@ -1,0 +1,48 @@
+"""MagNet workbench: referring image segmentation one can take apart.
+
+Heavy libraries load on first use, so `import magnet` is quick.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+_LAZY = {  # public name -> module that defines it
+    "recipe": "recipes",
+    "build_model": "models",
+    "fit": "train",
+    "evaluate": "evaluate",
+    "score": "evaluate",
+    "summarize": "statistics",
+    "compare": "statistics",
+    "load": "predictor",
+    "load_released": "models.released",
+}
+_MODULES = (
+    "config", "recipes", "data", "models", "losses", "train", "metrics", "statistics",
+    "runs", "predictor", "refshapes", "workbench",
+)
+__all__ = [*_LAZY, *_MODULES]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name, value):
+        if not (name in _LAZY and isinstance(value, ModuleType)):  # magnet.evaluate stays the function, not its module
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,94 @@
+"""Every setting of a run, as frozen keyword-only dataclasses; `recipes.py` fills them in.
+
+What changes a run's numbers is hashed into the run folder's name; fields marked `UNHASHED` are not.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+UNHASHED = {"unhashed": True}  # field metadata: paths, workers, logging: free to change between sessions
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """A staged vision backbone from timm."""
+
+    name: str = "swin_base_patch4_window12_384"  # any timm model with stages
+    pretrained: str | None = None  # a hub name, a local file or folder, or None: random weights
+    options: dict[str, Any] = field(default_factory=dict)  # timm.create_model's own: embed_dim, depths, window_size...
+    drop_path: float = 0.3  # stochastic depth, rising from 0 over the blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """A language backbone from transformers, with the vocabulary it reads."""
+
+    name: str = "bert"  # transformers' model type: bert, roberta, distilbert...
+    vocabulary: str = "bert-base-uncased"  # "refshapes" (shipped), a vocabulary file, a tokenizer folder, or a hub name
+    pretrained: str | None = None  # a hub name or a local folder, or None: random weights
+    options: dict[str, Any] = field(default_factory=dict)  # transformers' config fields: hidden_size, num_hidden_layers...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """One referring segmentation network."""
+
+    method: Literal["lavt", "magnet", "coupalign"] = "lavt"
+    vision: VisionConfig = VisionConfig()
+    language: LanguageConfig = LanguageConfig()
+    decoder_norm: Literal["batch", "group"] = "batch"  # LAVT's decoder; "group" does not depend on the batch
+    gate_init: Literal["normal", "zero"] = "normal"  # LAVT's language gate: normal(0.02) is what its code does
+    pad_then_roll: bool = True  # Swin as released; False: timm's own order
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which expressions are read, and how they become a batch."""
+
+    root: str | None = field(default=None, metadata=UNHASHED)  # None: $MAGNET_DATA or data/
+    name: str = "refshapes"
+    split_by: str = "v1"
+    train_split: str = "train"
+    val_split: str = "val"
+    image_size: int = 480  # pixels; pictures are squashed to a square
+    num_tokens: int = 20  # specials included
+    sentences: Literal["one", "all"] = "one"  # "one": a random sentence per object per epoch; "all": every expression
+    words: Literal["sentence", "bag", "none"] = "sentence"  # "bag": sorted word pieces; "none": blind to the text
+    polygon_overlap: Literal["hole", "union"] = "hole"  # "hole" is what the REFER tool does
+    fresh: bool = False  # RefShapes only: draw new training scenes without end instead of reading the train split
+    num_workers: int = field(default=1, metadata=UNHASHED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW, its schedule and what a step is made of."""
+
+    lr: float = 5e-5
+    weight_decay: float = 1e-2  # none for norms, biases, embeddings of position
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["polynomial", "cosine"] = "polynomial"
+    warmup_steps: int = 0
+    batch_size: int = 32  # images per optimiser step, over all processes and accumulation
+    micro_batch: int | None = field(default=None, metadata=UNHASHED)  # images per forward pass; None: all at once
+    num_epochs: float = 40.0
+    num_steps: int | None = None  # overrides num_epochs
+    clip_norm: float | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # "auto": bfloat16 where the hardware has it
+    val_every: int | None = None  # steps between validations; None: once per epoch
+    val_expressions: int | None = None  # validate on this many, evenly spread; None: all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    recipe: str
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    losses: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})  # term -> weight; see losses/
+    log_every: int = field(default=10, metadata=UNHASHED)
+    checkpoint_every: int = field(default=200, metadata=UNHASHED)  # steps between resumable checkpoints
+    tensorboard: bool = field(default=False, metadata=UNHASHED)

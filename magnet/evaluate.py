@@ -1,0 +1,2 @@
+def evaluate(): return 1
+def score(): return 2
