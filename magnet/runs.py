@@ -1,0 +1,252 @@
+"""The run folder: results/runs/<recipe>-<hash>/ holds a run's configuration, log, weights and results.
+
+The hash covers what changes numbers, so the same configuration finds its run again. Everything is written to a
+temporary file first and then renamed: a reader, or a killed writer, never sees half a file.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import dacite
+
+from magnet.config import Config
+
+ROOT = Path("results/runs")
+VERSION = 1  # of the folder's layout; a newer one is refused, not guessed at
+
+
+def atomic_write(path: Path | str, write: Callable[[Path], Any]) -> Path:
+    """Have `write(temporary)` write a file, then move it to `path` in one step; on failure `path` is untouched.
+
+    Raises OSError (a full disk, say) naming `path`; the temporary file is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"could not write {path}: {error.strerror or error}; what was there is kept"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path | str, value: Any) -> Path:
+    return atomic_write(path, lambda file: file.write_text(json.dumps(value, indent=1) + "\n"))
+
+
+def read_json(path: Path | str) -> Any:
+    try:
+        return json.loads(Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable as JSON ({error}); delete it, or fetch it again") from error
+
+
+def config_to_dict(config: Any) -> dict:
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_from_dict(values: dict, kind: type = Config) -> Any:
+    """Build a `Config` (or a part of one) from JSON; unknown or ill-typed fields raise ValueError."""
+    settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: float})
+    try:
+        return dacite.from_dict(kind, values, settings)
+    except (dacite.DaciteError, TypeError) as error:
+        raise ValueError(f"not a {kind.__name__} of this version of magnet: {error}") from error
+
+
+def _hashed(config: Any) -> Any:
+    if not dataclasses.is_dataclass(config):
+        return list(config) if isinstance(config, tuple) else config
+    fields = [f for f in dataclasses.fields(config) if not f.metadata.get("unhashed")]
+    return {f.name: _hashed(getattr(config, f.name)) for f in fields}
+
+
+def config_hash(config: Config, start: str | None = None) -> str:
+    """Ten hexadecimal digits of everything that changes numbers: the hashed fields and the weights started from."""
+    text = json.dumps([_hashed(config), start], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def environment() -> dict:
+    """Versions, hardware and commit, for environment.json."""
+    import psutil
+    import torch
+
+    packages = ("torch", "torchvision", "timm", "transformers", "accelerate", "numpy", "pandas", "magnet-workbench")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in packages},
+        "processor": f"{platform.machine()}, {psutil.cpu_count(logical=False)} cores, {torch.get_num_threads()} threads",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpus": gpus,
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    if not shutil.which("git"):
+        return None
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    return answer.stdout.strip() or None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint" / "last.safetensors"
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.folder / "finished.json").exists() and self.weights.exists()
+
+    def log(self) -> list[dict]:
+        """The lines of log.jsonl; a last line cut short by a kill is left out."""
+        path = self.folder / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        if lines and not _is_json(lines[-1]):
+            lines.pop()
+        return [json.loads(line) for line in lines]
+
+    def load_model(self):
+        """The run's best weights in its network, in evaluation mode."""
+        from magnet.models import build_model
+
+        if not self.weights.exists():
+            raise FileNotFoundError(
+                f"{self.weights} does not exist yet; train it with: magnet train {self.config.recipe}"
+            )
+        model = build_model(self.config.model)
+        load_weights(model, self.weights)
+        return model.eval()
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def read_tensors(path: Path | str) -> dict:
+    """The tensors of a safetensors file; a truncated file raises ValueError naming it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run the command that made it again") from error
+
+
+def load_weights(model, path: Path | str) -> None:
+    """Fill `model` from a safetensors file, strictly: the first five tensors that differ are named."""
+    fill(model, read_tensors(path), path)
+
+
+def fill(model, tensors: dict, path: Path | str) -> None:
+    own = model.state_dict()
+    wrong = [f"{k} (only in the file)" for k in tensors if k not in own]
+    wrong += [f"{k} (missing from the file)" for k in own if k not in tensors]
+    both = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    wrong += [f"{k} ({list(tensors[k].shape)} instead of {list(own[k].shape)})" for k in both]
+    if wrong:
+        raise ValueError(f"{path} does not fit this network: {len(wrong)} tensors differ, first {'; '.join(wrong[:5])}")
+    bad = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    if bad:
+        raise ValueError(f"{path} holds NaN or infinite weights, first in {bad[0]}; train or fetch it again")
+    model.load_state_dict(tensors)
+
+
+def open_run(config: Config, start: str | None = None) -> Run:
+    """The folder of this configuration, made where it does not exist yet.
+
+    Args: start: a fingerprint of the weights training starts from, part of the hash.
+    Raises ValueError where the folder holds another configuration or comes from a newer version.
+    """
+    folder = ROOT / f"{config.recipe}-{config_hash(config, start)}"
+    if (folder / "config.json").exists():
+        found = read_run(folder).config
+        if config_hash(found, start) != config_hash(config, start):
+            raise ValueError(f"{folder} holds another configuration than its name says; move it away and train again")
+    else:
+        write_json(folder / "config.json", {"version": VERSION, **config_to_dict(config)})
+        write_json(folder / "environment.json", environment())
+    return Run(folder, config)
+
+
+def read_run(folder: Path | str) -> Run:
+    """An existing run folder. Raises FileNotFoundError or ValueError with what is wrong."""
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no config.json. {_known_runs()}")
+    values = read_json(path)
+    found = values.pop("version", None)
+    if found != VERSION:
+        raise ValueError(
+            f"{path} has layout version {found}, this magnet reads {VERSION}; update with: pip install -U ."
+        )
+    try:
+        return Run(Path(folder), config_from_dict(values))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def find(source: "str | Path | Run") -> Run:
+    """A run by its folder, by a file inside it, by its name under results/runs, or by a recipe's newest run."""
+    if isinstance(source, Run):
+        return source
+    path = Path(source)
+    for folder in (path, path.parent, ROOT / path.name):
+        if (folder / "config.json").exists():
+            return read_run(folder)
+    newest = sorted(ROOT.glob(f"{source}-*/config.json"), key=lambda p: p.stat().st_mtime)
+    if newest:
+        return read_run(newest[-1].parent)
+    raise FileNotFoundError(f"no run {str(source)!r}. {_known_runs()}")
+
+
+def _known_runs() -> str:
+    names = sorted(p.parent.name for p in ROOT.glob("*/config.json"))
+    return f"Runs in {ROOT}: {', '.join(names)}" if names else f"{ROOT} is empty; make a run with: magnet demo"
