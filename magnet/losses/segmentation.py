@@ -1,0 +1,42 @@
+"""Losses between the predicted and the true mask. All compute in float32, whatever the network ran in.
+
+A term takes the model's outputs and the batch, and averages over images last: the loss of a batch is the mean of the
+losses of its images, however they are spread over processes or accumulation steps.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cross_entropy(outputs: dict, batch: dict, weights: tuple[float, float] = (0.9, 1.1)) -> Tensor:
+    """Two-class cross-entropy of `class_logits` (B,2,h,w) with weights for background and foreground (LAVT).
+
+    Per image the weighted mean over its pixels, then the mean over images. LAVT's code divides by the weights of the
+    whole batch instead, which would depend on how a batch is split (our choice).
+    """
+    logits, target = _logits(outputs, batch), batch["masks"]
+    per_pixel = F.cross_entropy(logits, target.long(), reduction="none")  # (B,S,S)
+    weight = weights[0] + (weights[1] - weights[0]) * target.float()
+    return ((per_pixel * weight).sum((1, 2)) / weight.sum((1, 2))).mean()
+
+
+def dice(outputs: dict, batch: dict) -> Tensor:
+    """Two-class Dice of `class_logits` (B,2,h,w): mean over images and classes of 1 - 2Σpg/(Σ(p²+g) + 1e-6).
+
+    The loss of LAVT's stronger, one-module variant.
+    """
+    probability = _logits(outputs, batch).softmax(dim=1)
+    foreground = batch["masks"].float()
+    truth = torch.stack([1 - foreground, foreground], dim=1)
+    overlap = (probability * truth).sum((2, 3))
+    total = (probability.square() + truth).sum((2, 3))
+    return (1 - 2 * overlap / (total + 1e-6)).mean()
+
+
+def _logits(outputs: dict, batch: dict) -> Tensor:
+    """class_logits in float32 at the size of the masks."""
+    logits, size = outputs["class_logits"].float(), batch["masks"].shape[-2:]
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)

@@ -1,0 +1,72 @@
+"""How pixels read words: pixel-word attention and the gate that lets its result into the backbone."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PixelWordAttention(nn.Module):
+    """LAVT's pixel-word attention, one head (LAVT, section 3.2).
+
+    Takes pixels (B,C,H,W), words (B,T,D) and a token mask (B,T) of 1 valid / 0 padding; gives fused features (B,C,H,W).
+    """
+
+    def __init__(self, channels: int, word_width: int):
+        super().__init__()
+        self.pixel = nn.Linear(channels, channels)
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(word_width, channels)
+        self.value = nn.Linear(word_width, channels)
+        self.out = nn.Linear(channels, channels)
+        self.mix = nn.Linear(channels, channels)
+
+    def attention(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> Tensor:
+        """How much each of the N = H·W pixels reads each word: (B,N,T), rows sum to 1."""
+        mask = token_mask.float()
+        query = instance_norm(self.query(to_tokens(pixels)))  # (B,N,C)
+        key = self.key(words) * mask[:, :, None]  # (B,T,C)
+        scores = query @ key.transpose(1, 2) / key.shape[-1] ** 0.5
+        return (scores + 1e4 * (mask[:, None, :] - 1)).softmax(dim=-1)
+
+    def forward(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> Tensor:
+        value = self.value(words) * token_mask.float()[:, :, None]  # (B,T,C)
+        read = self.attention(pixels, words, token_mask) @ value  # (B,N,C)
+        gathered = instance_norm(self.out(read))
+        fused = F.gelu(self.mix(F.gelu(self.pixel(to_tokens(pixels))) * gathered))
+        return to_map(fused, pixels.shape[-2:])
+
+
+class LanguageGate(nn.Module):
+    """x + tanh(W2·ReLU(W1·F)) ⊙ F on maps (B,C,H,W): how much of the fused features enters the backbone.
+
+    `init` "normal": both matrices normal(0.02), as LAVT's code trains; "zero": W2 starts at zero, so the backbone
+    starts unchanged and the gate still gets a gradient (our choice of which matrix).
+    """
+
+    def __init__(self, channels: int, init: str = "normal"):
+        super().__init__()
+        self.inner = nn.Linear(channels, channels, bias=False)
+        self.outer = nn.Linear(channels, channels, bias=False)
+        nn.init.normal_(self.inner.weight, std=0.02)
+        nn.init.normal_(self.outer.weight, std=0.0 if init == "zero" else 0.02)
+
+    def forward(self, x: Tensor, fused: Tensor) -> Tensor:
+        gate = torch.tanh(self.outer(F.relu(self.inner(to_tokens(fused)))))
+        return x + to_map(gate, x.shape[-2:]) * fused
+
+
+def instance_norm(tokens: Tensor, eps: float = 1e-5) -> Tensor:
+    """Normalise (B,N,C) over its N positions, not affine; a single position gives zeros."""
+    tokens = tokens.float()  # statistics in float32 under autocast
+    variance, mean = torch.var_mean(tokens, dim=1, correction=0, keepdim=True)
+    return (tokens - mean) * torch.rsqrt(variance + eps)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """Map (B,C,H,W) -> (B,H·W,C), row by row."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B,H·W,C) -> map (B,C,H,W)."""
+    return tokens.transpose(1, 2).unflatten(2, tuple(size))

@@ -1,0 +1,91 @@
+"""Language backbones in groups of layers: any Hugging Face encoder with a layer list (BERT, RoBERTa, DistilBERT...)."""
+
+import logging
+
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+
+from magnet.config import LanguageConfig
+
+_logger = logging.getLogger(__name__)
+
+
+class LanguageBackbone(nn.Module):
+    """A text encoder whose words can be changed between groups of layers (methods: 12 layers in four groups of 3).
+
+    `group_sizes` lists the layers per group, as equal as possible, larger groups first. `width` is D.
+    """
+
+    def __init__(self, config: LanguageConfig, vocab_size: int, *, num_groups: int = 4):
+        super().__init__()
+        self.encoder = _create(config, vocab_size)
+        self.encoder.pooler = None
+        self.width: int = self.encoder.config.hidden_size
+        layers = _layer_list(self.encoder)
+        self.num_groups = num_groups
+        self.group_sizes = [len(layers) // num_groups + (i < len(layers) % num_groups) for i in range(num_groups)]
+        if len(layers) % num_groups:
+            _logger.info("%d language layers make groups of %s", len(layers), self.group_sizes)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Token ids (B,T) -> words (B,T,D) before the first layer."""
+        return self.encoder.embeddings(token_ids)
+
+    def group(self, index: int, words: Tensor, token_mask: Tensor) -> Tensor:
+        """Run group `index` (from 0) on words (B,T,D); token_mask (B,T) is 1 for valid tokens, 0 for padding."""
+        start = sum(self.group_sizes[:index])
+        additive_mask = (token_mask[:, None, None, :].to(words.dtype) - 1) * 1e4  # 0 valid, -1e4 padding
+        for layer in _layer_list(self.encoder)[start : start + self.group_sizes[index]]:
+            output = layer(words, additive_mask)
+            words = output if isinstance(output, Tensor) else output[0]
+        return words
+
+    def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """Token ids and mask (B,T) -> words (B,T,D) after the last layer."""
+        words = self.embed(token_ids)
+        for index in range(self.num_groups):
+            words = self.group(index, words, token_mask)
+        return words
+
+
+def _create(config: LanguageConfig, vocab_size: int) -> nn.Module:
+    options = {"attn_implementation": "eager", **config.options}
+    if config.pretrained is None:
+        return AutoModel.from_config(_settings(config, vocab_size, options))
+    try:
+        encoder = AutoModel.from_pretrained(config.pretrained, **options)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"language.pretrained={config.pretrained!r}: neither a local folder nor reachable on the Hugging Face hub. "
+            f"Without a network, copy its config.json and model.safetensors into a folder and set "
+            f"language.pretrained=/path/to/folder"
+        ) from error
+    _check_fit(encoder.config, config, vocab_size)
+    return encoder
+
+
+def _settings(config: LanguageConfig, vocab_size: int, options: dict) -> PreTrainedConfig:
+    try:
+        return AutoConfig.for_model(config.name, **{**options, "vocab_size": vocab_size})
+    except ValueError as error:
+        raise ValueError(f"language.name={config.name!r} is no model type of transformers; try 'bert'") from error
+
+
+def _check_fit(found: PreTrainedConfig, config: LanguageConfig, vocab_size: int) -> None:
+    if found.model_type != config.name:
+        raise ValueError(
+            f"language.pretrained={config.pretrained!r} holds a {found.model_type!r}, but language.name={config.name!r}"
+        )
+    if found.vocab_size < vocab_size:
+        raise ValueError(
+            f"language.pretrained={config.pretrained!r} knows {found.vocab_size} word pieces, but "
+            f"language.vocabulary={config.vocabulary!r} has {vocab_size}; give the vocabulary it was trained with"
+        )
+
+
+def _layer_list(encoder: nn.Module) -> nn.ModuleList:
+    num_layers = encoder.config.num_hidden_layers
+    for module in encoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
+            return module
+    raise ValueError(f"{type(encoder).__name__} has no list of its {num_layers} layers; take an encoder such as BERT")

@@ -1,0 +1,206 @@
+"""Vision backbones stepped stage by stage: any timm network that is a chain of them (Swin, ConvNeXt, ResNet...).
+
+Maps are NCHW outside, whatever layout the network prefers inside. Swin runs as its authors released it, padding before
+rolling; timm rolls before it pads, which is another function wherever a map is no multiple of the window.
+"""
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import FeatureListNet, load_state_dict, load_state_dict_from_hf, model_entrypoint
+from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from magnet.config import VisionConfig
+
+_ANY_IMAGE_SIZE = {  # module of timm -> what lets its networks take images of any size
+    "timm.models.swin_transformer": {"strict_img_size": False, "always_partition": True},
+    "timm.models.swin_transformer_v2": {"strict_img_size": False},
+}
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class VisionBackbone(nn.Module):
+    """A staged backbone whose maps can be changed between stages.
+
+    `pad_then_roll` only matters to Swin. `channels` and `strides` list C_i and the stride of every stage; a stage's map
+    has size/stride rows and columns, rounded up by Swin, down by convolutional networks.
+    """
+
+    def __init__(self, config: VisionConfig, *, pad_then_roll: bool = True):
+        super().__init__()
+        self.body = _create(config, features_only=True)
+        if not isinstance(self.body, FeatureListNet):
+            raise ValueError(f"vision.name={config.name!r} has no chain of stages; take a staged network such as Swin")
+        if config.pretrained:
+            _load_pretrained(self.body, config)
+        if pad_then_roll:
+            _pad_before_rolling(self.body)
+        self.channels: list[int] = self.body.feature_info.channels()
+        self.strides: list[int] = self.body.feature_info.reduction()
+        self._channels_last = self.body.output_fmt == "NHWC"
+        self._steps = _split_into_steps(self.body)
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.channels)
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Images (B,3,H,W), zero-padded at the bottom and right to whole patches -> map (B,C,H',W') for stage 0."""
+        height, width = images.shape[-2:]
+        patch = self.strides[0]
+        return self._run(0, F.pad(images, (0, -width % patch, 0, -height % patch)), image=True)
+
+    def stage(self, index: int, x: Tensor) -> Tensor:
+        """Map (B,C,H,W) that left stage `index - 1` (or the stem) -> map (B,C_i,H_i,W_i) of stage `index`, from 0."""
+        return self._run(index + 1, x)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (B,3,H,W) -> the maps (B,C_i,H_i,W_i) of all stages."""
+        x, maps = self.stem(images), []
+        for index in range(self.num_stages):
+            x = self.stage(index, x)
+            maps.append(x)
+        return maps
+
+    def _run(self, step: int, x: Tensor, image: bool = False) -> Tensor:
+        if self._channels_last and not image:
+            x = x.permute(0, 2, 3, 1)
+        for name in self._steps[step]:
+            x = self.body[name](x)
+        return x.permute(0, 3, 1, 2) if self._channels_last else x
+
+
+def _create(config: VisionConfig, **extra) -> nn.Module:
+    family = model_entrypoint(config.name.split(".")[0]).__module__
+    options = {"drop_path_rate": config.drop_path, **_ANY_IMAGE_SIZE.get(family, {}), **config.options}
+    return timm.create_model(config.name, pretrained=False, **options, **extra)
+
+
+def _split_into_steps(body: FeatureListNet) -> list[list[str]]:
+    """Names of the modules that make up the stem and each stage, in order."""
+    steps, current, stem_open = [], [], True
+    for name in body:
+        if stem_open and name in body.return_layers:
+            steps.append(current)
+            current, stem_open = [], False
+        current.append(name)
+        if name in body.return_layers:
+            steps.append(current)
+            current = []
+    return steps
+
+
+class _PadThenRollBlock(SwinTransformerBlock):
+    """timm's Swin block in the order of the released networks: pad, roll, attend, roll back, crop."""
+
+    def _attn(self, x: Tensor) -> Tensor:  # (B,H,W,C)
+        _, height, width, channels = x.shape
+        rows, columns = self.window_size
+        x = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
+        padded_height, padded_width = x.shape[1:3]
+        shift, mask = self.shift_size, None
+        if any(shift):
+            x = torch.roll(x, shifts=(-shift[0], -shift[1]), dims=(1, 2))
+            mask = shifted_window_mask(padded_height, padded_width, self.window_size, shift, x.device)
+        windows = window_partition(x, self.window_size).view(-1, rows * columns, channels)
+        windows = self.attn(windows, mask=mask).view(-1, rows, columns, channels)
+        x = window_reverse(windows, self.window_size, padded_height, padded_width)
+        if any(shift):
+            x = torch.roll(x, shifts=shift, dims=(1, 2))
+        return x[:, :height, :width, :]
+
+
+def _pad_before_rolling(body: nn.Module) -> None:
+    for block in body.modules():
+        if type(block) is SwinTransformerBlock:
+            block.__class__ = _PadThenRollBlock  # same weights and settings, another order of steps
+
+
+@lru_cache(maxsize=64)
+def shifted_window_mask(
+    height: int, width: int, window: tuple[int, int], shift: tuple[int, int], device: torch.device
+) -> Tensor:
+    """(num_windows, window area, window area) float32: -100 between positions that rolling made neighbours, else 0."""
+    with torch.inference_mode(False):  # the cached tensor must serve training, too
+        rows, columns = (_region(size, w, s, device) for size, w, s in zip((height, width), window, shift))
+        regions = (3 * rows[:, None] + columns[None, :])[None, :, :, None]
+        regions = window_partition(regions, window).flatten(1)  # (num_windows, window area)
+        return -100.0 * (regions[:, None, :] != regions[:, :, None]).float()
+
+
+def _region(size: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """(size,) 0, 1 or 2: before the last window, in it, and in its part that wrapped around."""
+    position = torch.arange(size, device=device)
+    return (position >= size - window).long() + (position >= size - shift).long()
+
+
+def _load_pretrained(body: FeatureListNet, config: VisionConfig) -> None:
+    """Fill every tensor of the stages; the file may hold a classifier and final norm besides, nothing else."""
+    with torch.device("meta"):  # timm's filters need the whole network, but only its shapes
+        whole = _create(config, num_classes=0)
+    family = sys.modules[model_entrypoint(config.name.split(".")[0]).__module__]
+    state = getattr(family, "checkpoint_filter_fn", lambda state, _: state)(read_weights(config), whole)
+    own = body.state_dict()
+    state = {_flat_name(name, own): tensor for name, tensor in state.items()}
+    behind = {name for name in whole.state_dict() if _flat_name(name, own) not in own}  # final norm
+    missing = [name for name in own if name not in state]
+    unknown = [name for name in state if name not in own and name not in behind and not _is_classifier(name, whole)]
+    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if missing or unknown or shapes:
+        raise ValueError(
+            f"vision.pretrained={config.pretrained!r} does not fit vision.name={config.name!r} with {config.options}: "
+            f"missing {missing[:5]}, unknown {unknown[:5]}, of another shape {shapes[:5]}; name the network it was "
+            f"made for, or change vision.options"
+        )
+    body.load_state_dict({name: state[name] for name in own})
+
+
+def _flat_name(name: str, own: dict) -> str:
+    """timm's stepped network calls `layers.0.blocks` `layers_0.blocks`."""
+    flat = name.replace(".", "_", 1)
+    return flat if flat in own else name
+
+
+def _is_classifier(name: str, whole: nn.Module) -> bool:
+    heads = whole.pretrained_cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else heads
+    return name.startswith((*(f"{head}." for head in heads), "head.", "classifier."))
+
+
+def read_weights(config: VisionConfig) -> dict[str, Tensor]:
+    """Tensors of a local file, of a folder holding model.safetensors or pytorch_model.bin, or of a hub repository."""
+    path = Path(config.pretrained).expanduser()
+    if path.is_dir():
+        files = [path / name for name in _WEIGHT_FILES if (path / name).is_file()]
+        if not files:
+            raise FileNotFoundError(f"vision.pretrained={str(path)!r} holds neither of {', '.join(_WEIGHT_FILES)}")
+        path = files[0]
+    if path.is_file():
+        return _read_file(path)
+    if path.suffix in (".safetensors", ".pth", ".pt", ".bin") or path.is_absolute():
+        raise FileNotFoundError(f"vision.pretrained={config.pretrained!r}: no such file or folder")
+    return _read_hub(config.pretrained)
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_state_dict(str(path), use_ema=False)
+    except Exception as error:
+        raise ValueError(f"vision.pretrained={str(path)!r} is not a readable weight file: {error}") from error
+
+
+def _read_hub(name: str) -> dict[str, Tensor]:
+    repository = name if "/" in name else f"timm/{name}"
+    try:
+        return load_state_dict_from_hf(repository)
+    except Exception as error:  # the hub's client raises many kinds when there is no network or no such name
+        raise FileNotFoundError(
+            f"vision.pretrained={name!r}: cannot fetch {repository!r} from the Hugging Face hub "
+            f"({type(error).__name__}). Without a network, copy its model.safetensors here and set "
+            f"vision.pretrained=/path/to/model.safetensors"
+        ) from error
