@@ -21,8 +21,18 @@ _LAZY = {  # public name -> module that defines it
     "load_released": "models.released",
 }
 _MODULES = (
-    "config", "recipes", "data", "models", "losses", "train", "metrics", "statistics",
-    "runs", "predictor", "refshapes", "workbench",
+    "config",
+    "recipes",
+    "data",
+    "models",
+    "losses",
+    "train",
+    "metrics",
+    "statistics",
+    "runs",
+    "predictor",
+    "refshapes",
+    "workbench",
 )
 __all__ = [*_LAZY, *_MODULES]
 

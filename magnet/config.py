@@ -24,9 +24,9 @@ class LanguageConfig:
     """A language backbone from transformers, with the vocabulary it reads."""
 
     name: str = "bert"  # transformers' model type: bert, roberta, distilbert...
-    vocabulary: str = "bert-base-uncased"  # "refshapes" (shipped), a vocabulary file, a tokenizer folder, or a hub name
+    vocabulary: str = "bert-base-uncased"  # "refshapes" (shipped), a file, a folder, or a hub name
     pretrained: str | None = None  # a hub name or a local folder, or None: random weights
-    options: dict[str, Any] = field(default_factory=dict)  # transformers' config fields: hidden_size, num_hidden_layers...
+    options: dict[str, Any] = field(default_factory=dict)  # transformers' config: hidden_size, num_hidden_layers...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,7 @@ class OptimConfig:
     num_epochs: float = 40.0
     num_steps: int | None = None  # overrides num_epochs
     clip_norm: float | None = None
+    frozen: tuple[str, ...] = ()  # regular expressions of parameter names that are not optimised
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # "auto": bfloat16 where the hardware has it
     val_every: int | None = None  # steps between validations; None: once per epoch
     val_expressions: int | None = None  # validate on this many, evenly spread; None: all

@@ -94,7 +94,7 @@ def environment() -> dict:
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},
-        "processor": f"{platform.machine()}, {psutil.cpu_count(logical=False)} cores, {torch.get_num_threads()} threads",
+        "processor": f"{platform.machine()}, {psutil.cpu_count()} cores, {torch.get_num_threads()} threads",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "gpus": gpus,

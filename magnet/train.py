@@ -1,0 +1,355 @@
+"""Training: `fit` makes a run, or finds the finished run of the same configuration.
+
+Each step is a pure function of (seed, step): batch, sentence, dropout. So a run killed at any moment goes on from its
+last checkpoint to the same weights, bit for bit on a CPU, and no random state has to be stored.
+"""
+
+import hashlib
+import json
+import math
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from magnet import data, losses, runs
+from magnet.config import Config, OptimConfig
+from magnet.data.sampler import StepSampler
+from magnet.evaluate import evaluate
+from magnet.models import build_model
+from magnet.statistics import summarize
+
+
+def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: bool = True) -> runs.Run:
+    """Train `config`, go on where an earlier call was stopped, or return the finished run.
+
+    Args:
+        config: a whole run, from `magnet.recipe`.
+        init: a run, a run folder or released weights to start from; None: as the model configuration says.
+        progress: show a bar with the time left.
+    Raises FloatingPointError where a loss is not finite, KeyboardInterrupt on Ctrl-C or SIGTERM once all is saved.
+    """
+    start, fingerprint = _initial_weights(init)
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    with accelerator.main_process_first():
+        run = runs.open_run(config, fingerprint)
+    if not run.is_finished:
+        with StopSignal() as stop:
+            Trainer(run, accelerator, start).train(stop, progress)
+    return run
+
+
+def _initial_weights(init) -> tuple[dict | None, str | None]:
+    """The tensors to start from and a fingerprint of them for the run's hash."""
+    if init is None:
+        return None, None
+    if isinstance(init, runs.Run) or not Path(init).is_file():
+        init = runs.find(init).weights
+    if Path(init).suffix == ".safetensors":
+        tensors = runs.read_tensors(init)
+    else:
+        from magnet.models.released import load_released
+
+        tensors = load_released(init).state_dict()
+    with Path(init).open("rb") as file:
+        return tensors, hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+class StopSignal:
+    """Turns Ctrl-C and SIGTERM into a flag that the training loop reads between two steps."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __enter__(self) -> "StopSignal":
+        self.received = False
+        self.previous = {}
+        if threading.current_thread() is threading.main_thread():
+            self.previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        return self
+
+    def _receive(self, *_):
+        self.received = True
+
+    def __exit__(self, *_):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def learning_rate(optim: OptimConfig, step: int, num_steps: int) -> float:
+    """Rate at `step` (from 0): linear warm-up, then polynomial decay of power 0.9 (LAVT) or half a cosine, to 0."""
+    if step < optim.warmup_steps:
+        return optim.lr * (step + 1) / optim.warmup_steps
+    done = (step - optim.warmup_steps) / max(1, num_steps - optim.warmup_steps)
+    if optim.schedule == "cosine":
+        return optim.lr * 0.5 * (1 + math.cos(math.pi * done))
+    return optim.lr * (1 - done) ** 0.9
+
+
+def build_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW, without decay for norms, biases and position tables; parameters matching `optim.frozen` stay fixed."""
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        if any(re.search(pattern, name) for pattern in optim.frozen):
+            parameter.requires_grad_(False)
+        elif parameter.requires_grad:
+            (plain if parameter.ndim <= 1 or "position" in name else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
+
+
+def choose_precision(optim: OptimConfig, device: torch.device) -> str:
+    """`optim.precision`, with "auto" resolved: bfloat16 where the hardware multiplies it natively.
+
+    Raises ValueError for bfloat16 on a device without it.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    if optim.precision == "auto":
+        return "bfloat16" if native else "float32"
+    if optim.precision == "bfloat16" and not native:
+        raise ValueError(f"this {device.type} has no bfloat16 arithmetic; choose --optim.precision float32 (or auto)")
+    return optim.precision
+
+
+class Trainer:
+    """One training in progress: model, optimiser, batches, and where it stands."""
+
+    def __init__(self, run: runs.Run, accelerator: Accelerator, start: dict | None):
+        self.run, self.config, self.accelerator = run, run.config, accelerator
+        config = self.config
+        torch.manual_seed(config.seed)
+        model = build_model(config.model)
+        if start is not None:
+            runs.fill(model, start, "init")
+        optimizer = build_optimizer(model, config.optim)
+        self.dataset = data.training_set(config.data, config.model.language.vocabulary, config.seed)
+        self.num_steps = self._count_steps()
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.precision = choose_precision(config.optim, accelerator.device)
+        self.step, self.best = 0, -1.0
+        self.unwritten: list[tuple[dict, torch.Tensor]] = []
+        self._restore()
+
+    def _count_steps(self) -> int:
+        optim = self.config.optim
+        if optim.num_steps is not None:
+            return optim.num_steps
+        if self.config.data.fresh:
+            raise ValueError("fresh scenes have no end, so an epoch has no length; set --optim.num-steps")
+        return math.ceil(optim.num_epochs * len(self.dataset) / optim.batch_size)
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def train(self, stop: StopSignal, progress: bool) -> None:
+        sampler = self._sampler()
+        self.accelerator.gradient_accumulation_steps = sampler.num_micro
+        batches = iter(self._loader(sampler))
+        shown = progress and self.accelerator.is_main_process
+        out = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # notebooks keep plain text, not a red box
+        with tqdm(total=self.num_steps, initial=self.step, disable=not shown, file=out, unit="step") as bar:
+            while self.step < self.num_steps:
+                self._train_step([next(batches) for _ in range(sampler.num_micro)])
+                bar.update()
+                self._after_step(bar)
+                if stop.received:
+                    self._interrupt()
+        self._finish()
+
+    def _sampler(self) -> StepSampler:
+        process = self.accelerator.process_index, self.accelerator.num_processes
+        fresh, seed = self.config.data.fresh, self.config.seed
+        num_items = 0 if fresh else len(self.dataset)
+        return StepSampler(num_items, not fresh, seed, self.step, self.num_steps, self.config.optim, *process)
+
+    def _loader(self, sampler: StepSampler) -> DataLoader:
+        return DataLoader(
+            self.dataset, batch_sampler=sampler, collate_fn=data.collate, num_workers=self.config.data.num_workers,
+            worker_init_fn=_ignore_interrupts, pin_memory=self.accelerator.device.type == "cuda",
+        )  # fmt: skip
+
+    def _train_step(self, batches: list[dict]) -> None:
+        began = time.perf_counter()
+        torch.manual_seed(hash((self.config.seed, self.step, self.accelerator.process_index)))
+        rate = learning_rate(self.config.optim, self.step, self.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        values = torch.stack([self._forward_backward(batch) for batch in batches]).mean(0)
+        self.step += 1
+        speed = self.config.optim.batch_size / (time.perf_counter() - began)
+        line = {"step": self.step, "lr": rate, "images_per_second": round(speed, 2), "memory_gb": _memory_gb()}
+        self.unwritten.append((line, values))
+
+    def _forward_backward(self, batch: dict) -> torch.Tensor:
+        """One micro-batch; returns the raw loss terms, detached, in the order of the configuration."""
+        batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
+        with self.accelerator.accumulate(self.model):
+            with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                outputs = self.model(batch["images"], batch["token_ids"], batch["token_mask"])
+                terms = losses.compute(self.config.losses, outputs, batch)
+            total = losses.weighted_sum(self.config.losses, terms)
+            if not torch.isfinite(total):
+                self._refuse(batch, terms)
+            self.accelerator.backward(total)
+            if self.config.optim.clip_norm and self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return torch.stack([value.detach().float() for value in terms.values()])
+
+    def _refuse(self, batch: dict, terms: dict) -> None:
+        """Save the batch that gave a loss which is not finite, and stop."""
+        path = self.run.folder / f"bad_batch_step{self.step}.safetensors"
+        tensors = {k: v.detach().cpu().contiguous() for k, v in batch.items()}
+        runs.atomic_write(path, lambda file: save_file(tensors, file))
+        named = [
+            name for name, p in self.accelerator.unwrap_model(self.model).named_parameters() if not p.isfinite().all()
+        ]
+        why = f"weights are not finite, first {named[0]}" if named else "weights are finite"
+        if not batch["images"].isfinite().all():
+            why = "the images hold NaN or infinite values"
+        bad = ", ".join(f"{name} = {value.item()}" for name, value in terms.items())
+        raise FloatingPointError(
+            f"loss not finite at step {self.step}: {bad}; {why}. The batch is in {path} (expressions"
+            f" {batch['sent_ids'].tolist()[:5]}...)."
+            " Try a lower --optim.lr, --optim.clip-norm 1, --optim.precision float32"
+        )
+
+    # --- between steps ------------------------------------------------------------------------------------------------
+
+    def _after_step(self, bar: tqdm) -> None:
+        optim, last = self.config.optim, self.step == self.num_steps
+        if last or self.step % self.config.log_every == 0:
+            bar.set_postfix(loss=f"{self._write_log():.4f}", best=f"{self.best:.1f}", refresh=False)
+        every = optim.val_every or max(1, round(self.num_steps / max(1.0, optim.num_epochs)))
+        if last or self.step % every == 0:
+            self._validate()
+        if last or self.step % self.config.checkpoint_every == 0:
+            self._save()
+
+    def _write_log(self) -> float:
+        """Append the lines since the last call, with losses averaged over processes; returns the newest total."""
+        values = self.accelerator.reduce(torch.stack([v for _, v in self.unwritten]), "mean").tolist()
+        lines = [self._log_line(line, row) for (line, _), row in zip(self.unwritten, values)]
+        self.unwritten = []
+        self._append(lines)
+        return lines[-1]["loss"]
+
+    def _log_line(self, line: dict, values: list[float]) -> dict:
+        raw = dict(zip(self.config.losses, values))
+        weighted = {name: self.config.losses[name] * value for name, value in raw.items()}
+        return {**line, "loss": sum(weighted.values()), "raw": raw, "weighted": weighted}
+
+    def _append(self, lines: list[dict]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        with (self.run.folder / "log.jsonl").open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        if self.config.tensorboard:
+            self._write_tensorboard(lines)
+
+    def _write_tensorboard(self, lines: list[dict]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(self.run.folder / "tensorboard") as writer:
+            for line in lines:
+                numbers = {
+                    "loss": line.get("loss"),
+                    "lr": line.get("lr"),
+                    **line.get("validation", line.get("raw", {})),
+                }
+                for name, value in numbers.items():
+                    if value is not None:
+                        writer.add_scalar(name, value, line["step"])
+
+    def _validate(self) -> None:
+        """Score the validation split; the weights with the best oIoU so far become model.safetensors."""
+        if self.accelerator.is_main_process:
+            model, config = self.accelerator.unwrap_model(self.model), self.config
+            table = evaluate(
+                model, data=config.data, split=config.data.val_split, config=config, precision=self.precision,
+                num_expressions=config.optim.val_expressions, progress=False,
+            )  # fmt: skip
+            scores = summarize(table, num_draws=0)
+            self._append([{"step": self.step, "validation": {name: scores[name] for name in ("oIoU", "mIoU")}}])
+            if scores["oIoU"] > self.best:
+                self.best = scores["oIoU"]
+                runs.atomic_write(self.run.weights, lambda file: save_file(_contiguous(model.state_dict()), file))
+        self.accelerator.wait_for_everyone()
+
+    def _interrupt(self) -> None:
+        if self.unwritten:
+            self._write_log()
+        self._save()
+        raise KeyboardInterrupt(
+            f"stopped at step {self.step} of {self.num_steps}; all is saved in {self.run.folder}."
+            " The same command goes on from there."
+        )
+
+    def _finish(self) -> None:
+        if self.accelerator.is_main_process:
+            runs.write_json(self.run.folder / "finished.json", {"steps": self.step, "best_oIoU": self.best})
+        self.accelerator.wait_for_everyone()
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Everything needed to go on, as one safetensors file that replaces the previous one in one step."""
+        if not self.accelerator.is_main_process:
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        position = {"step": str(self.step), "best": repr(self.best), "version": str(runs.VERSION)}
+        runs.atomic_write(self.run.checkpoint, lambda file: save_file(_contiguous(tensors), file, metadata=position))
+
+    def _restore(self) -> None:
+        path = self.run.checkpoint
+        if not path.exists():
+            return self._truncate_log()
+        tensors = runs.read_tensors(path)
+        with safe_open(path, "pt") as file:
+            position = file.metadata()
+        self.step, self.best = int(position["step"]), float(position["best"])
+        model = self.accelerator.unwrap_model(self.model)
+        runs.fill(model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, path)
+        state: dict[int, dict] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self._truncate_log()
+
+    def _truncate_log(self) -> None:
+        """Drop log lines written after the checkpoint: those steps are taken again."""
+        if self.accelerator.is_main_process:
+            kept = [json.dumps(line) + "\n" for line in self.run.log() if line["step"] <= self.step]
+            runs.atomic_write(self.run.folder / "log.jsonl", lambda file: file.write_text("".join(kept)))
+
+
+def _contiguous(tensors: dict) -> dict:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _memory_gb() -> float:
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    return round(psutil.Process().memory_info().rss / 1e9, 3)
+
+
+def _ignore_interrupts(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers too; the trainer ends them
