@@ -15,6 +15,7 @@ class LAVT(nn.Module):
 
     def __init__(self, config: ModelConfig, vocab_size: int):
         super().__init__()
+        self.config = config
         self.vision = VisionBackbone(config.vision, pad_then_roll=config.pad_then_roll)
         self.language = LanguageBackbone(config.language, vocab_size)
         channels = self.vision.channels
@@ -22,7 +23,6 @@ class LAVT(nn.Module):
         self.gates = nn.ModuleList(LanguageGate(c, config.gate_init) for c in channels[:-1])  # nothing reads the last
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels)
         self.decoder = LAVTDecoder(channels, config.decoder_norm)
-        self.gradient_checkpointing = config.gradient_checkpointing
 
     def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
         """Images (B,3,H,W), token ids and mask (B,T) -> stage_features, word_features (B,T,D), token_mask, image_size.
@@ -63,6 +63,6 @@ class LAVT(nn.Module):
         return self.gates[index](x, fused) if index < len(self.gates) else x, normed
 
     def _checkpointed(self, function, *inputs):
-        if self.gradient_checkpointing and self.training:
+        if self.config.gradient_checkpointing and self.training:
             return checkpoint(function, *inputs, use_reentrant=False)
         return function(*inputs)
