@@ -1,0 +1,190 @@
+"""The command line: each command is a function, its --help is the function's docstring."""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from magnet.config import Config, DataConfig
+
+Positional = tyro.conf.Positional
+Protocol = Literal["original", "paper", "cris", "gres"]
+
+
+def demo(minutes: float = 12, seed: int = 0, root: Path | None = None) -> None:
+    """Make RefShapes, train from random weights, score every split, draw pictures and a report.
+
+    Takes about 12 minutes on two cores; --minutes 1 is a smoke test whose scores mean nothing. Writes the pictures to
+    data/refshapes (or --root) and everything else to results/runs/. Ctrl-C is safe: the same command goes on.
+    """
+    from magnet.workbench.demo import run_demo
+
+    run_demo(minutes=minutes, seed=seed, root=root)
+
+
+def shapes(
+    size: Literal["mini", "small", "full"] = "small", root: Path | None = None, workers: int | None = None
+) -> None:
+    """Write the synthetic benchmark RefShapes as REFER files and pictures.
+
+    small: 4,000 training scenes at 96 px, seconds; full: 50,000 at 224 px, minutes. --root: $MAGNET_DATA or data/.
+    """
+    from magnet.data import data_root
+    from magnet.refshapes import write_refshapes
+
+    print(write_refshapes(data_root(root), size, num_workers=workers or os.cpu_count() or 1))
+
+
+def index(
+    name: str = "refshapes",
+    split_by: str = "v1",
+    root: Path | None = None,
+    polygon_overlap: Literal["hole", "union"] = "hole",
+) -> None:
+    """Read a data set into its cached expression table and print what each split holds.
+
+    At most a minute for RefCOCO, then two seconds from the cache beside the source files.
+    """
+    from magnet.data import read_refer
+
+    table = read_refer(root, name, split_by, polygon_overlap)
+    grouped = table.groupby("split", sort=False)
+    counts = grouped.agg(objects=("ref_id", "nunique"), images=("image_id", "nunique"), expressions=("sent_id", "size"))
+    print(counts.to_string())
+
+
+def check(name: str = "refshapes", split_by: str = "v1", root: Path | None = None) -> None:
+    """Open every picture of a data set and list all that is wrong: missing, unreadable, of another size."""
+    from magnet.data import check_images, read_refer
+
+    table = read_refer(root, name, split_by)
+    problems = check_images(table)
+    for problem in problems:
+        print(problem)
+    print(f"{table.image_id.nunique()} pictures, {len(problems)} problems")
+    if problems:
+        sys.exit(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a recipe, or go on where it was stopped; any setting can be changed by its name below.
+
+    Writes results/runs/<recipe>-<hash>/. The same command finds the same run again. On several GPUs or processes:
+    accelerate launch -m magnet train RECIPE ...
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    init: str | None = None  # a run or a weight file to start from
+
+
+def train(arguments: list[str]) -> None:
+    from magnet.recipes import RECIPES, recipe
+
+    if not arguments or arguments[0].startswith("-"):
+        print(f"usage: magnet train RECIPE [--option value ...]\n\nrecipes: {', '.join(RECIPES)}\n\n{Train.__doc__}")
+        return
+    default = Train(config=recipe(arguments[0]))
+    chosen = tyro.cli(Train, prog=f"magnet train {arguments[0]}", default=default, args=arguments[1:])
+    import magnet
+
+    run = magnet.fit(chosen.config, init=chosen.init)
+    print(f"{run.folder}: score it with: magnet evaluate {run.name} --split {chosen.config.data.val_split}")
+
+
+def evaluate(
+    source: Positional[str], split: str = "val", protocol: Protocol = "original",
+    root: Path | None = None, name: str | None = None, split_by: str | None = None, batch_size: int | None = None,
+    by: str | None = None,
+) -> None:  # fmt: skip
+    """Score a run (folder, name, or recipe) on every expression of a split and print the table with intervals.
+
+    The run's own data set unless --name is given. --by kind (or any tag) prints a row per group. Writes
+    eval/<data set>-<split>-<protocol>.parquet in the run folder.
+    """
+    import magnet
+    from magnet import runs
+
+    own = runs.find(source).config.data
+    data = dataclasses.replace(own, root=str(root) if root else own.root, name=name or own.name,
+                               split_by=split_by or own.split_by)  # fmt: skip
+    table = magnet.evaluate(source, data=data, split=split, protocol=protocol, batch_size=batch_size)
+    _print_summary(table, by)
+
+
+def score(
+    predictions: Positional[Path], split: str = "val", protocol: Protocol = "original",
+    root: Path | None = None, name: str = "refshapes", split_by: str = "v1", by: str | None = None,
+) -> None:  # fmt: skip
+    """Score predictions made elsewhere: a JSON, JSON-lines or parquet file with a sent_id and an RLE a row."""
+    import magnet
+
+    data = DataConfig(root=str(root) if root else None, name=name, split_by=split_by)
+    _print_summary(magnet.score(predictions, data, split, protocol), by)
+
+
+def _print_summary(table, by: str | None) -> None:
+    import pandas as pd
+
+    import magnet
+
+    summary = magnet.summarize(table, groups=by)
+    frame = summary if by else pd.DataFrame([summary])
+    print(frame.round(2).to_string(index=bool(by)))
+
+
+def report(run: Positional[str]) -> None:
+    """Write a run's report: one HTML file with its scores, curves and pictures that opens without a server."""
+    from magnet import runs
+    from magnet.workbench.report import write_report
+
+    print(write_report(runs.find(run)))
+
+
+def notebooks_run(names: Positional[tuple[str, ...]] = (), smoke: bool = False, in_place: bool = False) -> None:
+    """Run the notebooks in order and write their minutes and memory to results/tables/notebooks.csv.
+
+    --smoke shrinks every loop (minutes for the whole series); --in-place keeps the outputs in the files.
+    """
+    from magnet.workbench.notebook import run_notebooks
+
+    run_notebooks(names or None, smoke=smoke, in_place=in_place)
+
+
+COMMANDS = {
+    "demo": demo,
+    "data shapes": shapes,
+    "data index": index,
+    "data check": check,
+    "evaluate": evaluate,
+    "score": score,
+    "report": report,
+    "notebooks run": notebooks_run,
+}
+
+
+def main() -> None:
+    """Run the command; errors a user can mend are one line, unless MAGNET_DEBUG is set."""
+    arguments = sys.argv[1:]
+    try:
+        _dispatch(arguments)
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped or 'stopped'}", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("MAGNET_DEBUG"):
+            raise
+        print(f"magnet: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if arguments[:1] == ["train"]:
+        return train(arguments[1:])
+    if " ".join(arguments[:2]) in COMMANDS:  # "data shapes" is one command of two words
+        arguments = [" ".join(arguments[:2]), *arguments[2:]]
+    description = "Referring image segmentation one can take apart. Also: train RECIPE (see magnet train --help)."
+    tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="magnet", description=description, args=arguments)
