@@ -1,0 +1,32 @@
+"""From files on disk to batches: REFER files -> expression table -> dataset -> batch."""
+
+from magnet.data.dataset import (
+    ExpressionDataset,
+    FreshShapes,
+    check_images,
+    collate,
+    normalize,
+    squash_image,
+    squash_mask,
+)
+from magnet.data.refer import read_refer, select_split, splits
+from magnet.data.tags import add_tags, add_token_tags
+from magnet.data.text import encode, load_tokenizer, report
+
+__all__ = [
+    "ExpressionDataset",
+    "FreshShapes",
+    "add_tags",
+    "add_token_tags",
+    "check_images",
+    "collate",
+    "encode",
+    "load_tokenizer",
+    "normalize",
+    "read_refer",
+    "report",
+    "select_split",
+    "splits",
+    "squash_image",
+    "squash_mask",
+]

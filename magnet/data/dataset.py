@@ -1,0 +1,192 @@
+"""The expression table as training and evaluation items.
+
+Pictures are squashed to S x S: bilinear with PIL's antialiasing for the image, nearest for the mask, as LAVT's and
+MagNet's published numbers were made. Every item is a pure function of (seed, epoch, index).
+"""
+
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from magnet.config import DataConfig
+from magnet.data.text import encode, report
+from magnet.metrics import rle_decode
+
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+def read_image(file: Path, height: int, width: int) -> Image.Image:
+    """The RGB picture; an error names the file when it is missing, unreadable or of another size than stated."""
+    try:
+        with Image.open(file) as image:
+            found = (image.width, image.height)
+            if found == (width, height):
+                return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file} does not exist; data/README.md says where images belong") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} is not readable as an image ({error}); fetch it anew, see data/README.md") from error
+    raise ValueError(
+        f"{file} is {found[0]} x {found[1]} pixels, instances.json says {width} x {height}; fetch it anew, see data/README.md"
+    )
+
+
+def check_images(table: pd.DataFrame, num_threads: int | None = None) -> list[str]:
+    """Decode every picture of the table once; what is wrong, one line per file (empty: all is well)."""
+
+    def problem(record: tuple) -> str | None:
+        try:
+            read_image(Path(table.attrs["images"]) / record[0], *record[1:])
+        except (OSError, ValueError) as error:
+            return str(error)
+
+    files = table[["file", "height", "width"]].drop_duplicates().itertuples(index=False, name=None)
+    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
+        return [found for found in pool.map(problem, files) if found]
+
+
+def squash_image(image: Image.Image, size: int) -> np.ndarray:
+    """PIL image -> (S, S, 3) uint8; bilinear, antialiased when it shrinks."""
+    return np.array(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+
+
+def squash_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) bool -> (S, S) bool by the nearest pixel centre."""
+    picture = Image.fromarray(mask.astype(np.uint8))
+    return np.array(picture.resize((size, size), Image.Resampling.NEAREST)).astype(bool)
+
+
+def normalize(image: np.ndarray) -> torch.Tensor:
+    """(S, S, 3) uint8 -> (3, S, S) float32 with ImageNet's mean 0 and deviation 1."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    return pixels.div_(255).sub_(IMAGENET_MEAN).div_(IMAGENET_STD)
+
+
+class ExpressionDataset(Dataset):
+    """Items of an expression table.
+
+    table: from `read_refer`, usually one split of it. training: with data.sentences == "one" an item is an object with
+    one of its sentences, drawn anew each epoch from (seed, epoch, ref_id); otherwise an item is an expression.
+    After `set_epoch` start a new loader iterator: worker processes keep the epoch they were started with.
+    Raises ValueError for an expression without any token, naming its sent_id; warns once about what the token rule
+    cuts or does not know.
+    """
+
+    def __init__(self, table: pd.DataFrame, data: DataConfig, tokenizer, training: bool, seed: int = 0):
+        if table.empty:
+            raise ValueError(
+                f"no expressions to read from {table.attrs.get('name', 'the table')}; see magnet.data.splits"
+            )
+        check_texts(table, tokenizer, data.num_tokens)
+        self.size, self.seed, self.epoch = data.image_size, seed, 0
+        self.images = Path(table.attrs["images"])
+        self.table = table[["sent_id", "ref_id", "file", "height", "width", "rle"]].reset_index(drop=True)
+        self.token_ids, self.token_mask = encode(tokenizer, table["text"].tolist(), data.num_tokens, data.words)
+        per_object = training and data.sentences == "one"
+        self.objects = list(self.table.groupby("ref_id", sort=False).indices.values()) if per_object else None
+
+    def __len__(self) -> int:
+        return len(self.objects or self.table)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def row(self, index: int) -> int:
+        """The table row that item `index` shows in this epoch."""
+        if self.objects is None:
+            return index
+        rows = self.objects[index]
+        ref_id = int(self.table["ref_id"].iat[rows[0]])
+        return int(rows[np.random.default_rng([self.seed, self.epoch, ref_id]).integers(len(rows))])
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.row(index)
+        sent_id, _, file, height, width, rle = self.table.iloc[row]
+        image = read_image(self.images / file, height, width)
+        mask = rle_decode(rle, height, width)
+        return {
+            "image": normalize(squash_image(image, self.size)),  # (3, S, S)
+            "token_ids": self.token_ids[row],  # (T,)
+            "token_mask": self.token_mask[row],  # (T,)
+            "mask": torch.from_numpy(squash_mask(mask, self.size)).float(),  # (S, S)
+            "sent_id": int(sent_id),
+        }
+
+
+def check_texts(table: pd.DataFrame, tokenizer, num_tokens: int) -> None:
+    """Raise for expressions without a token, warn once about cut and unknown ones."""
+    found = report(tokenizer, table["text"].tolist(), num_tokens)
+    names = {
+        what: ", ".join(f"{table['sent_id'].iat[row]} {table['text'].iat[row]!r}" for row in rows["first"])
+        for what, rows in found.items()
+    }
+    if found["empty"]["count"]:
+        raise ValueError(f"{found['empty']['count']} expressions hold no token: sent_id {names['empty']}; remove them")
+    for what, said in (("cut", f"are cut at {num_tokens} tokens"), ("only_unknown", "hold only unknown words")):
+        if count := found[what]["count"]:
+            warnings.warn(f"{count} of {len(table)} expressions {said}: sent_id {names[what]}", stacklevel=3)
+
+
+def collate(items: list[dict]) -> dict:
+    """Items -> {"images" (B,3,S,S), "token_ids" (B,T), "token_mask" (B,T), "masks" (B,S,S), "sent_ids" (B,)}."""
+    return {
+        "images": torch.stack([item["image"] for item in items]),
+        "token_ids": torch.stack([item["token_ids"] for item in items]),
+        "token_mask": torch.stack([item["token_mask"] for item in items]),
+        "masks": torch.stack([item["mask"] for item in items]),
+        "sent_ids": torch.tensor([item["sent_id"] for item in items]),
+    }
+
+
+class FreshShapes(Dataset):
+    """RefShapes training scenes without end: item i is a pure function of (seed, i).
+
+    Scene i // num_expressions_per_scene is drawn, and its expressions are taken in an order that visits the kinds in
+    turn, so that frequent kinds do not crowd out rare ones. The sampler decides which indices are visited.
+    """
+
+    def __init__(self, data: DataConfig, tokenizer, seed: int, num_expressions_per_scene: int = 1, length: int = 2**40):
+        self.data, self.tokenizer, self.seed = data, tokenizer, seed
+        self.num_expressions_per_scene, self.length = num_expressions_per_scene, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict:
+        from magnet.refshapes import sample
+
+        scene_index, turn = divmod(index, self.num_expressions_per_scene)
+        drawn = sample(self.seed, scene_index, split="train", image_size=self.data.image_size)
+        order = balanced_order(
+            [expression.kind for expression in drawn.expressions], np.random.default_rng([self.seed, scene_index])
+        )
+        expression = drawn.expressions[order[turn % len(order)]]
+        token_ids, token_mask = encode(self.tokenizer, [expression.text], self.data.num_tokens, self.data.words)
+        return {
+            "image": normalize(drawn.image),
+            "token_ids": token_ids[0],
+            "token_mask": token_mask[0],
+            "mask": torch.from_numpy(drawn.masks[expression.target]).float(),
+            "sent_id": index,
+        }
+
+
+def balanced_order(kinds: list[str], rng: np.random.Generator) -> list[int]:
+    """All positions of `kinds` in random order, each kind once before any kind comes again."""
+    shuffled = rng.permutation(len(kinds))
+    turn_of_kind = {kind: float(rng.random()) for kind in sorted(set(kinds))}
+    seen: dict[str, int] = {}
+    keys = {}
+    for position in shuffled.tolist():
+        kind = kinds[position]
+        seen[kind] = seen.get(kind, -1) + 1
+        keys[position] = (seen[kind], turn_of_kind[kind])
+    return sorted(keys, key=keys.get)

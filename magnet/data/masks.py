@@ -1,0 +1,61 @@
+"""Masks of COCO annotations: polygons and both forms of run lengths, as compressed run lengths (RLE)."""
+
+import numpy as np
+from pycocotools import mask as coco
+
+from magnet.metrics import rle_decode
+
+NUM_SIDES_OUTSIDE = 10  # polygons reaching further out than this many image sides are damage, not cut-off objects
+
+
+def object_rle(segmentation, height: int, width: int, polygon_overlap: str = "hole") -> tuple[dict, int]:
+    """An object's compressed RLE, and how many of its polygons were passed over for having fewer than 3 points.
+
+    segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, or an RLE with counts as a list or a string.
+    Raises ValueError for a mask without a pixel, coordinates that are no numbers or far outside, and damaged RLE.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"the image is said to be {width} x {height} pixels")
+    rle, num_ignored = (
+        (_checked_rle(segmentation, height, width), 0)
+        if isinstance(segmentation, dict)
+        else _polygons_rle(segmentation, height, width, polygon_overlap)
+    )
+    if not coco.area(rle):
+        raise ValueError(f"the mask covers no pixel: segmentation {str(segmentation)[:80]}")
+    return rle, num_ignored
+
+
+def _checked_rle(segmentation: dict, height: int, width: int) -> dict:
+    counts = segmentation["counts"]
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"RLE of size {segmentation['size']} for an image of {[height, width]} (height, width)")
+    if isinstance(counts, list):
+        if sum(counts) != height * width:
+            raise ValueError(f"RLE counts sum to {sum(counts)}, not to {height} x {width} pixels")
+        return coco.frPyObjects(segmentation, height, width)
+    rle_decode(counts, height, width)  # raises for damaged counts
+    return {"size": [height, width], "counts": counts if isinstance(counts, bytes) else counts.encode("ascii")}
+
+
+def _polygons_rle(polygons: list, height: int, width: int, polygon_overlap: str) -> tuple[dict, int]:
+    if not isinstance(polygons, list) or not all(isinstance(polygon, list) for polygon in polygons):
+        raise ValueError(f"segmentation is neither polygons nor RLE: {str(polygons)[:80]}")
+    usable = [polygon for polygon in polygons if len(polygon) >= 6]
+    if not usable:
+        raise ValueError(f"no polygon of 3 points or more: segmentation {str(polygons)[:80]}")
+    limit = NUM_SIDES_OUTSIDE * max(height, width)
+    for polygon in usable:
+        if len(polygon) % 2 or not np.abs(np.asarray(polygon, dtype=np.float64)).max() <= limit:  # catches NaN as well
+            raise ValueError(f"polygon is no list of x, y near a {width} x {height} image: {str(polygon)[:80]}")
+    return _overlaid(coco.frPyObjects(usable, height, width), polygon_overlap), len(polygons) - len(usable)
+
+
+def _overlaid(rles: list[dict], polygon_overlap: str) -> dict:
+    if len(rles) == 1:
+        return rles[0]
+    union = coco.merge(rles)
+    if polygon_overlap == "union" or coco.area(union) == coco.area(rles).sum():  # disjoint: nothing to leave out
+        return union
+    once = coco.decode(rles).sum(axis=2, dtype=np.uint16) == 1
+    return coco.encode(np.asfortranarray(once, dtype=np.uint8))

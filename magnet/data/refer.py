@@ -1,0 +1,332 @@
+"""REFER files to the expression table: one row per expression, with its object's mask as COCO run lengths.
+
+    table = read_refer("data", "refcoco", "unc")        # or "refshapes", "v1", or your own data in this form
+
+reads <root>/<name>/refs(<split_by>).p (or .json) and <root>/<name>/instances.json; images lie in <root>/<name>/images
+or in <root>/images/train2014. A downloaded pickle cannot run code: every global in it is refused before it is imported.
+"""
+
+import json
+import os
+import pickle
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import pandas as pd
+from pycocotools import mask as coco
+
+from magnet.data.masks import object_rle
+from magnet.data.tags import add_tags
+from magnet.runs import atomic_write
+
+FORMAT = 1  # of the cached table: raise it when a column or its meaning changes
+NUM_SHOWN = 5  # problems spelled out in an error
+SENTENCE_FIELDS = {"sent_id", "raw", "sent", "tokens"}  # anything else a sentence carries becomes a column
+INSTANCES = {"images": ["id"], "annotations": ["id", "image_id", "category_id"], "categories": ["id"]}
+REMEDY = "fetch it anew, see data/README.md"
+
+
+def read_refer(
+    root: str | Path | None = None,
+    name: str = "refshapes",
+    split_by: str = "v1",
+    polygon_overlap: str = "hole",
+    on_problem: str = "raise",
+    cache: bool = True,
+) -> pd.DataFrame:
+    """The expression table of one data set, all splits.
+
+    root: data folder; None is $MAGNET_DATA, or data/. polygon_overlap: pixels that several polygons of one object cover
+    are left out ("hole": what the REFER tool does and published numbers need) or kept ("union").
+    on_problem: "raise" a ValueError that shows the first problems; "list" drops those rows, warns, and leaves the list
+    in table.attrs["problems"]. cache: keep the table beside its source; it is rebuilt when the source changes.
+
+    Columns: sent_id, ref_id, ann_id, image_id, category_id, height, width, area (int64; pixels), category, split, text,
+    file, rle (str; compressed counts), the tags (tags.py), and whatever else the sentences carry.
+    attrs: root, name, split_by, polygon_overlap, images (their folder), problems, notes (oddities that cost no row).
+    """
+    _one_of("polygon_overlap", polygon_overlap, ("hole", "union"))
+    _one_of("on_problem", on_problem, ("raise", "list"))
+    root = Path(root or os.environ.get("MAGNET_DATA", "data"))
+    sources = find_sources(root, name, split_by)
+    file, stamp = _cache_file(sources[0], polygon_overlap), _stamp(sources)
+    table = _read_cache(file, stamp) if cache else None
+    if table is None:
+        table = _Builder(*sources, polygon_overlap).table()
+        table.attrs["stamp"] = stamp
+        if cache:
+            _write_cache(table, file)
+    _report(table, on_problem)
+    own_images = root / name / "images"
+    images = own_images if own_images.is_dir() else root / "images" / "train2014"
+    table.attrs |= {"root": str(root), "name": name, "split_by": split_by, "polygon_overlap": polygon_overlap}
+    table.attrs["images"] = str(images)
+    return table
+
+
+def splits(table: pd.DataFrame) -> dict[str, int]:
+    """Number of expressions in each split, in the table's order."""
+    return table.groupby("split", sort=False).size().to_dict()
+
+
+def select_split(table: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The rows of one split, renumbered; ValueError lists the splits there are."""
+    rows = table[table["split"] == split]
+    if rows.empty:
+        existing = ", ".join(f"{name} ({count} expressions)" for name, count in splits(table).items())
+        raise ValueError(f"no split {split!r} in {table.attrs.get('name', 'the table')}; there are {existing}")
+    return rows.reset_index(drop=True)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: one of {', '.join(allowed)}")
+
+
+def _report(table: pd.DataFrame, on_problem: str) -> None:
+    problems, notes = table.attrs["problems"], table.attrs["notes"]
+    if problems and on_problem == "raise":
+        shown = "\n  ".join(problems[:NUM_SHOWN])
+        raise ValueError(
+            f"{len(problems)} problems, the first of them:\n  {shown}\n"
+            'mend or refetch the files, or read_refer(..., on_problem="list") to go on without these records'
+        )
+    for what, found in (("records left out", problems), ("records with an oddity, kept", notes)):
+        if found:
+            warnings.warn(f"{len(found)} {what}, the first: {found[0]}", stacklevel=3)
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def find_sources(root: Path, name: str, split_by: str) -> tuple[Path, Path]:
+    """The refs file and instances.json; an error names what is missing, what exists and what helps."""
+    folder, instances = root / name, root / name / "instances.json"
+    makes_it = f"`magnet data shapes --root {root}` makes it"
+    remedy = makes_it if name == "refshapes" else "data/README.md says where to get it"
+    if not folder.is_dir():
+        found = sorted(path.parent.name for path in root.glob("*/instances.json"))
+        raise FileNotFoundError(f"{folder} does not exist; {root} holds {', '.join(found) or 'no data set'}; {remedy}")
+    for suffix in (".p", ".json"):
+        refs = folder / f"refs({split_by}){suffix}"
+        if refs.is_file() and instances.is_file():
+            return refs, instances
+        if refs.is_file():
+            raise FileNotFoundError(f"{instances} does not exist; {remedy}")
+    found = sorted({path.stem[len("refs(") : -1] for path in folder.glob("refs(*).*")})
+    raise ValueError(f"no {folder}/refs({split_by}).p; split_by can be {', '.join(found) or 'nothing yet'}; {remedy}")
+
+
+class _ImportRefused(pickle.UnpicklingError):
+    pass
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Lists, dicts, numbers and strings: a pickle that would import anything is refused before it does."""
+
+    def find_class(self, module: str, name: str):
+        raise _ImportRefused(f"it wants to import {module}.{name}")
+
+
+def load_refs(file: Path) -> list[dict]:
+    """The list in a refs file, a pickle (of Python 2 or 3) or JSON; ValueError for anything else."""
+    try:
+        if file.suffix == ".json":
+            refs = json.loads(file.read_bytes())
+        else:
+            with file.open("rb") as stream:
+                refs = _PlainUnpickler(stream, encoding="latin1").load()
+    except _ImportRefused as error:
+        raise ValueError(f"{file} is refused: {error}; nothing of it was run; {REMEDY}") from error
+    except OSError:
+        raise
+    except Exception as error:  # damaged pickles raise nearly anything
+        raise ValueError(f"{file} is damaged or cut short ({error}); {REMEDY}") from error
+    if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
+        raise ValueError(f"{file} holds no list of refs; {REMEDY}")
+    return refs
+
+
+def load_instances(file: Path) -> dict[str, list[dict]]:
+    """COCO instances: images, annotations, categories; ValueError for a file cut short or of another form."""
+    try:
+        instances = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged or cut short ({error}); {REMEDY}") from error
+    for key, fields in INSTANCES.items():
+        records = instances.get(key) if isinstance(instances, dict) else None
+        if not isinstance(records, list):
+            raise ValueError(f"{file} has no list {key!r}: not COCO instances; {REMEDY}")
+        for record in records:
+            if not isinstance(record, dict) or not all(isinstance(record.get(field), int) for field in fields):
+                raise ValueError(f"{file}: {key}: {str(record)[:80]} lacks whole numbers {', '.join(fields)}; {REMEDY}")
+    return instances
+
+
+def _stamp(sources: tuple[Path, Path]) -> str:
+    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
+    return json.dumps({"format": FORMAT, "sources": facts})
+
+
+def _cache_file(refs: Path, polygon_overlap: str) -> Path:
+    """Beside the source, or in the user's cache folder where nobody is meant to write there."""
+    folder = refs.parent / ".cache"
+    if not (refs.parent.stat().st_mode & 0o222 and os.access(refs.parent, os.W_OK)):
+        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = user / "magnet" / sha256(str(refs.parent.resolve()).encode()).hexdigest()[:12]
+    return folder / f"{refs.stem[len('refs(') : -1]}-{polygon_overlap}.parquet"
+
+
+def _read_cache(file: Path, stamp: str) -> pd.DataFrame | None:
+    if not file.is_file():
+        return None
+    try:
+        table = pd.read_parquet(file)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        warnings.warn(f"{file} is damaged ({error}) and is made anew", stacklevel=3)
+        return None
+    return table if table.attrs.get("stamp") == stamp else None
+
+
+def _write_cache(table: pd.DataFrame, file: Path) -> None:
+    try:
+        atomic_write(file, lambda temporary: table.to_parquet(temporary, index=False))
+    except OSError as error:
+        warnings.warn(f"the table is not cached: {error}", stacklevel=3)
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _collected(problems: list[str], where: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:
+        problems.append(f"{where}: no field {error}")
+    except (ValueError, TypeError, OverflowError) as error:
+        problems.append(f"{where}: {error}")
+
+
+class _Builder:
+    """Joins refs with their annotations and images, and collects what does not fit."""
+
+    def __init__(self, refs_file: Path, instances_file: Path, polygon_overlap: str):
+        self.refs_file, self.instances_file, self.polygon_overlap = refs_file, instances_file, polygon_overlap
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.refs = load_refs(refs_file)
+        instances = load_instances(instances_file)
+        self.images, self.annotations, self.categories = (
+            self._by_id(instances, key) for key in ("images", "annotations", "categories")
+        )
+        self.num_same_category = Counter(
+            (annotation["image_id"], annotation["category_id"]) for annotation in instances["annotations"]
+        )
+        self.ref_ids: set[int] = set()
+        self.sent_ids: set[int] = set()
+
+    def _by_id(self, instances: dict, key: str) -> dict[int, dict]:
+        records = {record["id"]: record for record in instances[key]}
+        if len(records) < len(instances[key]):
+            repeated = [
+                value for value, count in Counter(record["id"] for record in instances[key]).items() if count > 1
+            ]
+            self.problems += [f"{self.instances_file}: {key} id {value} comes more than once" for value in repeated]
+        return records
+
+    def table(self) -> pd.DataFrame:
+        objects, sentences = [], []
+        for ref in self.refs:
+            where = f"{self.refs_file}: ref {ref.get('ref_id')}"
+            with _collected(self.problems, where):
+                objects.append(self._object(ref))
+                for sentence in _non_empty(ref["sentences"]):
+                    with _collected(self.problems, f"{where}, sentence {sentence.get('sent_id')}"):
+                        sentences.append(self._sentence(sentence) | {"object": len(objects) - 1})
+        if not sentences:
+            self.problems = self.problems or [f"{self.refs_file}: it holds no refs"]
+            table = pd.DataFrame({"sent_id": []})
+        else:
+            table = add_tags(_joined(objects, sentences))
+        table.attrs |= {"problems": self.problems, "notes": self.notes}
+        return table
+
+    def _object(self, ref: dict) -> dict:
+        ref_id, ann_id = _integer(ref, "ref_id"), _integer(ref, "ann_id")
+        _once("ref_id", ref_id, self.ref_ids)
+        annotation = self._found(self.annotations, "annotation", ann_id)
+        image_id, category_id = annotation["image_id"], annotation["category_id"]
+        if ref["image_id"] != image_id:
+            raise ValueError(f"image_id is {ref['image_id']!r}, but its annotation {ann_id} lies on image {image_id}")
+        image = self._found(self.images, "image", image_id)
+        height, width = _integer(image, "height"), _integer(image, "width")
+        rle, num_ignored = object_rle(annotation["segmentation"], height, width, self.polygon_overlap)
+        if num_ignored:
+            self.notes.append(f"{self.instances_file}: annotation {ann_id}: {num_ignored} polygons of under 3 points")
+        return {
+            "ref_id": ref_id,
+            "ann_id": ann_id,
+            "image_id": image_id,
+            "category_id": category_id,
+            "category": self._found(self.categories, "category", category_id)["name"],
+            "split": _string(ref, "split"),
+            "file": _string(image, "file_name"),
+            "height": height,
+            "width": width,
+            "rle": rle["counts"].decode("ascii"),
+            "area": int(coco.area(rle)),
+            "num_same_category": self.num_same_category[image_id, category_id],
+        }
+
+    def _found(self, records: dict[int, dict], kind: str, key: int) -> dict:
+        if key not in records:
+            raise ValueError(f"{kind} {key} is not in {self.instances_file.name}")
+        return records[key]
+
+    def _sentence(self, sentence: dict) -> dict:
+        sent_id = _integer(sentence, "sent_id")
+        _once("sent_id", sent_id, self.sent_ids)
+        text = _string(sentence, "raw" if "raw" in sentence else "sent")
+        if not text.strip():
+            raise ValueError(f"the expression is empty: {text!r}")
+        extra = {key: _plain(value) for key, value in sentence.items() if key not in SENTENCE_FIELDS}
+        return {"sent_id": sent_id, "text": text} | extra
+
+
+def _joined(objects: list[dict], sentences: list[dict]) -> pd.DataFrame:
+    table = pd.DataFrame(sentences).join(pd.DataFrame(objects), on="object").drop(columns="object")
+    first = ["sent_id", "ref_id", "ann_id", "image_id", "category_id", "category", "split", "text", "file"]
+    return table[first + [column for column in table if column not in first]]
+
+
+def _integer(record: dict, key: str) -> int:
+    if not isinstance(record[key], int):
+        raise ValueError(f"{key} is {record[key]!r}, not a whole number")
+    return record[key]
+
+
+def _string(record: dict, key: str) -> str:
+    if not isinstance(record[key], str):
+        raise ValueError(f"{key} is {record[key]!r}, not a string")
+    return record[key]
+
+
+def _once(key: str, value: int, seen: set[int]) -> None:
+    if value in seen:
+        raise ValueError(f"{key} {value} comes more than once")
+    seen.add(value)
+
+
+def _non_empty(sentences: list) -> list[dict]:
+    if not sentences or not all(isinstance(sentence, dict) for sentence in sentences):
+        raise ValueError(f"sentences is {sentences!r}, not a list of sentences")
+    return sentences
+
+
+def _plain(value):
+    return json.dumps(value) if isinstance(value, dict | list) else value

@@ -1,0 +1,112 @@
+"""Sentences to token ids: WordPiece as BERT does it, or any Hugging Face tokenizer.
+
+tokenizer = load_tokenizer("refshapes")
+token_ids, token_mask = encode(tokenizer, ["the red star left of the ring"], num_tokens=20)
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+REFSHAPES_VOCABULARY = Path(__file__).parents[1] / "assets" / "refshapes_vocab.txt"
+
+
+def load_tokenizer(vocabulary: str):
+    """A transformers fast tokenizer.
+
+    vocabulary: "refshapes" (shipped with the package), a WordPiece vocabulary file (one piece per line, BERT's
+    lower-casing and splitting), a folder that AutoTokenizer reads, or a hub name.
+    Raises FileNotFoundError naming what was wanted and how to give a local copy; ValueError for a file that is no
+    WordPiece vocabulary.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the loader's fork
+    path = REFSHAPES_VOCABULARY if vocabulary == "refshapes" else Path(vocabulary).expanduser()
+    if path.is_file():
+        return _word_piece(path)
+    if vocabulary == "refshapes" or path.suffix == ".txt" or path.is_absolute() or vocabulary.startswith((".", "~")):
+        raise FileNotFoundError(f"{path} does not exist; {_HOW_TO_GIVE_ONE}")
+    return _auto(vocabulary if not path.is_dir() else path)
+
+
+_HOW_TO_GIVE_ONE = (
+    "give a WordPiece file (vocab.txt of the model) or a folder with tokenizer.json as `vocabulary`: "
+    "`hf download NAME vocab.txt tokenizer.json tokenizer_config.json --local-dir FOLDER` on a machine with a network"
+)
+
+
+def _word_piece(path: Path):
+    from transformers import BertTokenizerFast
+
+    pieces = path.read_text(encoding="utf-8").splitlines()
+    missing = [piece for piece in SPECIALS if piece not in pieces]
+    if missing or len(set(pieces)) != len(pieces):
+        what = f"lacks {', '.join(missing)}" if missing else "holds a piece twice"
+        raise ValueError(f"{path} is no WordPiece vocabulary: it {what}; {_HOW_TO_GIVE_ONE}")
+    return BertTokenizerFast(vocab={piece: index for index, piece in enumerate(pieces)}, do_lower_case=True)
+
+
+def _auto(name: str | Path):
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileNotFoundError(
+            f"no tokenizer {str(name)!r} here or on the hub ({reason}); {_HOW_TO_GIVE_ONE}"
+        ) from error
+
+
+def encode(tokenizer, texts: Sequence[str], num_tokens: int = 20, words: str = "sentence"):
+    """Token ids and their mask: two (B, T) int64 tensors, T = num_tokens; the mask is 1 for tokens, 0 for padding.
+
+    The published token rule: [CLS] sentence [SEP], cut to the first T ids (a long sentence loses its [SEP]), padded
+    with the tokenizer's pad id (0 for BERT). words="bag" sorts the pieces between the specials by id, so that order
+    is lost and nothing else; "none" keeps only [CLS] [SEP]. Raises ValueError for any other `words`.
+    """
+    if words not in ("sentence", "bag", "none"):
+        raise ValueError(f"words={words!r}: one of 'sentence', 'bag', 'none'")
+    token_ids = np.full((len(texts), num_tokens), tokenizer.pad_token_id, dtype=np.int64)
+    token_mask = np.zeros_like(token_ids)
+    for row, ids in enumerate(_ids(tokenizer, texts, words)):
+        ids = ids[:num_tokens]
+        if words == "bag":
+            ids = _sorted_between_specials(ids, tokenizer.sep_token_id)
+        token_ids[row, : len(ids)] = ids
+        token_mask[row, : len(ids)] = 1
+    return torch.from_numpy(token_ids), torch.from_numpy(token_mask)
+
+
+def _ids(tokenizer, texts: Sequence[str], words: str = "sentence") -> list[list[int]]:
+    if words == "none":
+        return [[tokenizer.cls_token_id, tokenizer.sep_token_id]] * len(texts)
+    return tokenizer(list(texts), verbose=False)["input_ids"] if len(texts) else []
+
+
+def _sorted_between_specials(ids: list[int], separator: int) -> list[int]:
+    end = len(ids) - (ids[-1] == separator)
+    return [ids[0], *sorted(ids[1:end]), *ids[end:]]
+
+
+def token_counts(tokenizer, texts: Sequence[str]) -> np.ndarray:
+    """Length of each text in tokens before cutting, specials included: (N,) int64."""
+    return np.array([len(ids) for ids in _ids(tokenizer, texts)], dtype=np.int64)
+
+
+def report(tokenizer, texts: Sequence[str], num_tokens: int = 20) -> dict:
+    """What the token rule loses: {"cut", "empty", "only_unknown": {"count": int, "first": up to 3 row numbers}}."""
+    unknown = tokenizer.unk_token_id
+    found: dict[str, list[int]] = {"cut": [], "empty": [], "only_unknown": []}
+    for row, ids in enumerate(_ids(tokenizer, texts)):
+        pieces = ids[1:-1]
+        if len(ids) > num_tokens:
+            found["cut"].append(row)
+        if not pieces:
+            found["empty"].append(row)
+        elif all(piece == unknown for piece in pieces):
+            found["only_unknown"].append(row)
+    return {what: {"count": len(rows), "first": rows[:3]} for what, rows in found.items()}
