@@ -8,8 +8,9 @@ from magnet.data.dataset import (
     normalize,
     squash_image,
     squash_mask,
+    training_set,
 )
-from magnet.data.refer import read_refer, select_split, splits
+from magnet.data.refer import data_root, read_refer, select_split, splits
 from magnet.data.tags import add_tags, add_token_tags
 from magnet.data.text import encode, load_tokenizer, report
 
@@ -20,6 +21,7 @@ __all__ = [
     "add_token_tags",
     "check_images",
     "collate",
+    "data_root",
     "encode",
     "load_tokenizer",
     "normalize",
@@ -29,4 +31,5 @@ __all__ = [
     "splits",
     "squash_image",
     "squash_mask",
+    "training_set",
 ]

@@ -16,7 +16,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from magnet.config import DataConfig
-from magnet.data.text import encode, report
+from magnet.data.refer import read_refer, select_split
+from magnet.data.text import encode, load_tokenizer, report
 from magnet.metrics import rle_decode
 
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -75,7 +76,7 @@ class ExpressionDataset(Dataset):
 
     table: from `read_refer`, usually one split of it. training: with data.sentences == "one" an item is an object with
     one of its sentences, drawn anew each epoch from (seed, epoch, ref_id); otherwise an item is an expression.
-    After `set_epoch` start a new loader iterator: worker processes keep the epoch they were started with.
+    Item numbers go on past the end: number e * len + i is item i in epoch e, so no state has to reach loader workers.
     Raises ValueError for an expression without any token, naming its sent_id; warns once about what the token rule
     cuts or does not know.
     """
@@ -86,7 +87,7 @@ class ExpressionDataset(Dataset):
                 f"no expressions to read from {table.attrs.get('name', 'the table')}; see magnet.data.splits"
             )
         check_texts(table, tokenizer, data.num_tokens)
-        self.size, self.seed, self.epoch = data.image_size, seed, 0
+        self.size, self.seed = data.image_size, seed
         self.images = Path(table.attrs["images"])
         self.table = table[["sent_id", "ref_id", "file", "height", "width", "rle"]].reset_index(drop=True)
         self.token_ids, self.token_mask = encode(tokenizer, table["text"].tolist(), data.num_tokens, data.words)
@@ -96,16 +97,14 @@ class ExpressionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.objects or self.table)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
     def row(self, index: int) -> int:
-        """The table row that item `index` shows in this epoch."""
+        """The table row that item `index` shows."""
+        epoch, item = divmod(index, len(self))
         if self.objects is None:
-            return index
-        rows = self.objects[index]
+            return item
+        rows = self.objects[item]
         ref_id = int(self.table["ref_id"].iat[rows[0]])
-        return int(rows[np.random.default_rng([self.seed, self.epoch, ref_id]).integers(len(rows))])
+        return int(rows[np.random.default_rng([self.seed, epoch, ref_id]).integers(len(rows))])
 
     def __getitem__(self, index: int) -> dict:
         row = self.row(index)
@@ -119,6 +118,17 @@ class ExpressionDataset(Dataset):
             "mask": torch.from_numpy(squash_mask(mask, self.size)).float(),  # (S, S)
             "sent_id": int(sent_id),
         }
+
+
+def training_set(data: DataConfig, vocabulary: str, seed: int) -> Dataset:
+    """What a run trains on: fresh RefShapes scenes without end where `data.fresh`, else the training split."""
+    tokenizer = load_tokenizer(vocabulary)
+    if data.fresh:
+        if data.name != "refshapes":
+            raise ValueError(f"only RefShapes can draw fresh scenes, not {data.name!r}; set --data.no-fresh")
+        return FreshShapes(data, tokenizer, seed)
+    table = read_refer(data.root, data.name, data.split_by, data.polygon_overlap)
+    return ExpressionDataset(select_split(table, data.train_split), data, tokenizer, training=True, seed=seed)
 
 
 def check_texts(table: pd.DataFrame, tokenizer, num_tokens: int) -> None:

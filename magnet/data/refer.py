@@ -51,7 +51,7 @@ def read_refer(
     """
     _one_of("polygon_overlap", polygon_overlap, ("hole", "union"))
     _one_of("on_problem", on_problem, ("raise", "list"))
-    root = Path(root or os.environ.get("MAGNET_DATA", "data"))
+    root = data_root(root)
     sources = find_sources(root, name, split_by)
     file, stamp = _cache_file(sources[0], polygon_overlap), _stamp(sources)
     table = _read_cache(file, stamp) if cache else None
@@ -66,6 +66,11 @@ def read_refer(
     table.attrs |= {"root": str(root), "name": name, "split_by": split_by, "polygon_overlap": polygon_overlap}
     table.attrs["images"] = str(images)
     return table
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """`root`, or $MAGNET_DATA, or data/."""
+    return Path(root or os.environ.get("MAGNET_DATA", "data"))
 
 
 def splits(table: pd.DataFrame) -> dict[str, int]:

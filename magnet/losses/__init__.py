@@ -3,6 +3,21 @@
 batch["masks"] is (B,S,S), 1 foreground and 0 background. Weights live in the configuration, not here.
 """
 
+from torch import Tensor
+
 from magnet.losses.segmentation import cross_entropy, dice
 
 TERMS = {"cross_entropy": cross_entropy, "dice": dice}
+
+
+def compute(weights: dict[str, float], outputs: dict, batch: dict) -> dict[str, Tensor]:
+    """The raw terms that `weights` names, in its order. Raises ValueError for a name that is no term."""
+    unknown = [name for name in weights if name not in TERMS]
+    if unknown or not weights:
+        raise ValueError(f"losses={weights}: there are the terms {', '.join(TERMS)}")
+    return {name: TERMS[name](outputs, batch) for name in weights}
+
+
+def weighted_sum(weights: dict[str, float], terms: dict[str, Tensor]) -> Tensor:
+    """Σ weight · term, the scalar that is minimised."""
+    return sum(weights[name] * value for name, value in terms.items())
