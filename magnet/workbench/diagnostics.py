@@ -1,0 +1,82 @@
+"""Looking inside a trained network and at what it answers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from magnet.data.refer import read_image
+from magnet.metrics import rle_decode
+from magnet.models.attention import PixelWordAttention
+from magnet.workbench.plots import Example
+
+SHARES = {"successes": (0.75, 1.0), "typical": (0.375, 0.625), "failures": (0.0, 0.25)}  # of the rows ordered by IoU
+
+
+@torch.no_grad()
+def word_attention(model: nn.Module, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict[str, Tensor]:
+    """What share of its attention each position gives to each token, in every pixel-word attention of a model.
+
+    Args: images (B,3,H,W), ImageNet-normalised; token_ids, token_mask (B,T).
+    Returns module name ("fusions.0" is LAVT's first stage) -> (B,h,w,T), float32, 0 to 1, summing to 1 over T.
+    Raises ValueError for a model without a PixelWordAttention. The model is left as it was.
+    """
+    modules = {name: part for name, part in model.named_modules() if isinstance(part, PixelWordAttention)}
+    if not modules:
+        raise ValueError(f"{type(model).__name__} has no PixelWordAttention whose attention could be shown")
+    inputs: dict[str, tuple] = {}
+    hooks = [
+        part.register_forward_pre_hook(lambda _, given, name=name: inputs.update({name: given}))
+        for name, part in modules.items()
+    ]
+    was_training = model.training
+    try:
+        model.eval()(images, token_ids, token_mask)
+        return {name: _as_map(modules[name].attention(*given), given[0]) for name, given in inputs.items()}
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+
+
+def _as_map(attention: Tensor, pixels: Tensor) -> Tensor:
+    """(B,N,T) and the pixels (B,C,h,w) it was read with -> (B,h,w,T)."""
+    return attention.float().unflatten(1, tuple(pixels.shape[-2:])).cpu()
+
+
+def choose_examples(results: pd.DataFrame, num_each: int = 8) -> dict[str, list[int]]:
+    """sent_ids of "successes", "typical" and "failures", always the same ones for the same table.
+
+    One expression is drawn per image; `num_each` are then taken at even steps of rank from the best quarter by IoU,
+    the middle quarter and the worst quarter, so a gallery shows the quarter and not its extreme.
+    """
+    ordered = results.sort_values("sent_id").sample(frac=1, random_state=0).drop_duplicates("image_id")
+    ordered = ordered.sort_values(["iou", "sent_id"])["sent_id"].to_numpy()
+    chosen = {}
+    for name, (low, high) in SHARES.items():
+        ranks = np.linspace(low * (len(ordered) - 1), high * (len(ordered) - 1), num_each).round().astype(int)
+        chosen[name] = ordered[np.unique(ranks)].tolist()
+    chosen["successes"].reverse()  # the best one first
+    return chosen
+
+
+def load_examples(expressions: pd.DataFrame, results: pd.DataFrame, sent_ids: Sequence[int]) -> list[Example]:
+    """Picture, truth, prediction, sentence and IoU of some expressions, in the order of `sent_ids`.
+
+    Args: expressions: from `read_refer`; results: from `evaluate` on them.
+    Raises KeyError for a sent_id that is in neither.
+    """
+    truths, answers = expressions.set_index("sent_id"), results.set_index("sent_id")
+    return [_example(Path(expressions.attrs["images"]), truths.loc[i], answers.loc[i]) for i in sent_ids]
+
+
+def _example(folder: Path, truth: pd.Series, answer: pd.Series) -> Example:
+    size = int(truth["height"]), int(truth["width"])
+    return Example(
+        image=np.asarray(read_image(folder / truth["file"], *size).convert("RGB")),
+        truth=rle_decode(truth["rle"], *size), prediction=rle_decode(answer["rle"], *size),
+        text=truth["text"], iou=float(answer["iou"]),
+    )  # fmt: skip
