@@ -1,2 +1,332 @@
-def evaluate(): return 1
-def score(): return 2
+"""Every expression of a split, scored: a model's predictions, or a file of predictions made elsewhere.
+
+    table = magnet.evaluate("magnet_tiny", split="val")           # a run, by recipe, name or folder
+    table = magnet.score("predictions.jsonl", ("data", "refcoco", "unc"), split="val")
+    magnet.summarize(table)
+
+Both give a results table: sent_id, ref_id, image_id, I and U (pixels), iou (0 to 1), the expression's text and tags,
+and rle, the predicted mask at the image's own size. The true mask stays in the expression table; sent_id joins the two.
+attrs say how the numbers were made.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from magnet import runs
+from magnet.config import Config, DataConfig
+from magnet.data import (
+    ExpressionDataset,
+    add_token_tags,
+    collate,
+    load_tokenizer,
+    read_refer,
+    select_split,
+    squash_mask,
+)
+from magnet.metrics import Protocol, find_protocol, intersection_union, rle_decode, rle_encode
+
+PIXELS_AT_ONCE = 8 * 480**2  # default batch: 8 images at 480, 200 at 96
+NOT_RESULTS = ["ann_id", "category_id", "split", "file", "program", "rle"]  # stay in the expression table
+NUM_SHOWN = 5  # sent_ids spelled out in an error
+
+
+@torch.no_grad()  # not inference_mode: what a model caches here must stay usable in training
+def evaluate(
+    source: "runs.Run | str | Path | torch.nn.Module",
+    data: DataConfig | tuple | None = None,
+    split: str = "val",
+    protocol: str = "original",
+    batch_size: int | None = None,
+    *,
+    config: Config | None = None,
+    num_expressions: int | None = None,
+    precision: str = "float32",
+    cached: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The results table of a model on one split, every expression once, in the expression table's order.
+
+    A run's table on a whole split is also written to eval/<dataset>-<split>-<protocol>.parquet in its folder.
+    The model keeps its device and its training mode. Call it in one process only.
+
+    Args:
+        source: a run, its folder, name or recipe, or a model; a model needs `config` as well.
+        data: a DataConfig, or (root, name, split_by) with the rest as in training; None: the data of the training.
+        protocol: "paper", "original", "cris" or "gres"; see metrics.py.
+        batch_size: None: as many images as make up 8 of 480 x 480.
+        config: with a model: says how images and words are prepared.
+        num_expressions: only so many, evenly spread over the split.
+        precision: "float32", or "bfloat16" for autocast.
+        cached: give back the table of an earlier call where the weights have not changed since.
+    Raises ValueError for settings or data that do not exist, FloatingPointError naming the expressions whose logits
+    are not finite.
+    """
+    rule = find_protocol(protocol)
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision={precision!r}: one of 'float32', 'bfloat16'")
+    run = None if isinstance(source, torch.nn.Module) else runs.find(source)
+    config = run.config if run else config
+    if config is None:
+        raise ValueError("a model alone does not say how to prepare images and words; give config=, or a run")
+    data = _data_config(data, config.data)
+    path = results_path(run, data, split, protocol) if run and num_expressions is None else None
+    if cached and path and path.exists() and path.stat().st_mtime >= run.weights.stat().st_mtime:
+        return pd.read_parquet(path)
+    tokenizer = load_tokenizer(config.model.language.vocabulary)
+    expressions = _spread(_read_split(data, split), num_expressions)
+    expressions = add_token_tags(expressions, tokenizer, data.num_tokens)
+    dataset = ExpressionDataset(expressions, data, tokenizer, training=False)
+    model = run.load_model().to(best_device()) if run else source
+    loader = _loader(dataset, data, batch_size or max(1, PIXELS_AT_ONCE // data.image_size**2))
+    scored = _score_batches(model, loader, expressions, rule, precision, progress)
+    table = _results(expressions, scored, rule, split, run.name if run else type(model).__name__)
+    if path:
+        runs.atomic_write(path, table.to_parquet)
+    return table
+
+
+def score(
+    predictions: str | Path, data: DataConfig | tuple, split: str = "val", protocol: str = "original"
+) -> pd.DataFrame:
+    """The results table of predictions made elsewhere, exactly one for every expression of the split.
+
+    Args:
+        predictions: a JSON list, JSON lines or a parquet table of records with sent_id and rle. rle is a COCO mask
+            {"size": [height, width], "counts": compressed string or list}, or the compressed string alone.
+            Masks have the image's own size, or the network's square, data.image_size, under "paper".
+        data: a DataConfig or (root, name, split_by).
+    Raises ValueError naming the file and the sent_ids that are missing, unknown, repeated or of a wrong size.
+    """
+    rule, data, path = find_protocol(protocol), _data_config(data, DataConfig()), Path(predictions)
+    expressions = _read_split(data, split)
+    records = _by_sent_id(_read_records(path), expressions, path)
+    scored = []
+    for row in expressions.itertuples():
+        size = (row.height, row.width) if rule.own_size else (data.image_size, data.image_size)
+        try:
+            mask = _decode_record(records[row.sent_id], *size)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}: sent_id {row.sent_id}: {error}") from error
+        truth = rle_decode(row.rle, row.height, row.width)
+        truth = truth if rule.own_size else squash_mask(truth, data.image_size)
+        own = Image.fromarray(mask.astype(np.uint8)).resize((row.width, row.height), Image.Resampling.NEAREST)
+        scored.append((*intersection_union(mask, truth), rle_encode(np.array(own))))
+    return _results(expressions, scored, rule, split, path.name)
+
+
+def results_path(run: runs.Run, data: DataConfig, split: str, protocol: str) -> Path | None:
+    """eval/<dataset>-<split>-<protocol>.parquet in the run folder; None where text or image are prepared otherwise.
+
+    <dataset> is the name, with the split_by behind it where the run was trained under another one.
+    """
+    own = run.config.data
+    elsewhere = {key: getattr(data, key) for key in ("root", "name", "split_by", "num_workers")}
+    if replace(own, **elsewhere) != data:
+        return None  # a table made blind to the text, say, must not replace the real one
+    dataset = data.name if data.split_by == own.split_by else f"{data.name}_{data.split_by}"
+    return run.folder / "eval" / f"{dataset}-{split}-{protocol}.parquet"
+
+
+def best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resize_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(B,h,w) -> (B,H,W) float32, bilinear with align_corners=True, as MagNet and LAVT upsample their masks."""
+    return F.interpolate(logits[:, None].float(), size, mode="bilinear", align_corners=True)[:, 0]
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """model.eval() for a while; afterwards every module is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+# A model's predictions ------------------------------------------------------------------------------------------------
+
+
+def _loader(dataset: ExpressionDataset, data: DataConfig, batch_size: int) -> DataLoader:
+    num_workers = data.num_workers if len(dataset) > batch_size else 0  # one batch leaves nothing to overlap
+    return DataLoader(
+        dataset, batch_size, collate_fn=collate, num_workers=num_workers, worker_init_fn=_ignore_interrupts
+    )
+
+
+def _ignore_interrupts(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+
+
+def _score_batches(
+    model: torch.nn.Module,
+    loader: DataLoader,
+    expressions: pd.DataFrame,
+    rule: Protocol,
+    precision: str,
+    progress: bool,
+) -> list[tuple[int, int, str]]:
+    """(I, U, rle) of every expression."""
+    out = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # notebooks keep plain text, not a red box
+    scored: list[tuple[int, int, str]] = []
+    with evaluation_mode(model), tqdm(total=len(expressions), disable=not progress, file=out, unit="expr") as bar:
+        for batch in loader:
+            rows = expressions.iloc[len(scored) : len(scored) + len(batch["sent_ids"])]
+            logits = _logits(model, batch, precision)
+            scored += _score_batch(logits, rows, batch["masks"].bool().numpy(), rule)
+            bar.update(len(rows))
+    return scored
+
+
+def _logits(model: torch.nn.Module, batch: dict, precision: str) -> torch.Tensor:
+    device = next(model.parameters(), torch.empty(0)).device
+    inputs = [batch[name].to(device) for name in ("images", "token_ids", "token_mask")]
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        logits = model(*inputs)["mask_logits"]  # (B, h, w)
+    broken = ~torch.isfinite(logits).flatten(1).all(1).cpu()
+    if broken.any():
+        sent_ids = batch["sent_ids"][broken].tolist()[:NUM_SHOWN]
+        raise FloatingPointError(
+            f"logits are NaN or infinite for sent_id {sent_ids}: weights or images hold such values,"
+            ' or bfloat16 is too coarse for this model; try precision="float32"'
+        )
+    return logits
+
+
+def _score_batch(
+    logits: torch.Tensor, rows: pd.DataFrame, squashed_truths: np.ndarray, rule: Protocol
+) -> list[tuple[int, int, str]]:
+    sizes = list(zip(rows["height"].tolist(), rows["width"].tolist()))
+    own = _own_size_masks(logits, sizes, rule.threshold)
+    if rule.own_size:
+        masks, truths = own, [rle_decode(rle, *size) for rle, size in zip(rows["rle"], sizes)]
+    else:
+        masks, truths = _foreground(logits, squashed_truths.shape[-2:], rule.threshold), squashed_truths
+    return [(*intersection_union(m, t), rle_encode(o)) for m, t, o in zip(masks, truths, own)]
+
+
+def _own_size_masks(logits: torch.Tensor, sizes: list[tuple[int, int]], threshold: float) -> list[np.ndarray]:
+    """A bool mask (H,W) for each of the B logits; images of one size are resized together."""
+    masks = {}
+    for size in set(sizes):
+        same = [i for i, other in enumerate(sizes) if other == size]
+        masks |= dict(zip(same, _foreground(logits[same], size, threshold)))
+    return [masks[i] for i in range(len(sizes))]
+
+
+def _foreground(logits: torch.Tensor, size: tuple[int, int], threshold: float) -> np.ndarray:
+    return (resize_logits(logits, size) > threshold).cpu().numpy()
+
+
+# Predictions made elsewhere -------------------------------------------------------------------------------------------
+
+
+def _read_records(path: Path) -> list[dict]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give a JSON, JSON-lines or parquet file of predictions")
+    try:
+        if path.suffix == ".parquet":
+            records = pd.read_parquet(path).to_dict("records")
+        else:
+            text = path.read_text(encoding="utf-8")
+            records = json.loads(text) if text.lstrip().startswith("[") else _json_lines(text)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}); write or fetch it again") from error
+    for number, record in enumerate(records):
+        if not isinstance(record, dict) or "rle" not in record or not isinstance(record.get("sent_id"), int):
+            raise ValueError(f"{path}: record {number} has no rle, or no whole number as sent_id: {str(record)[:80]}")
+    return records
+
+
+def _json_lines(text: str) -> list[dict]:
+    records = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            records += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return records
+
+
+def _by_sent_id(records: list[dict], expressions: pd.DataFrame, path: Path) -> dict[int, dict]:
+    found = pd.Series([record["sent_id"] for record in records], dtype=object)
+    wanted = set(expressions["sent_id"])
+    problems = {
+        "come more than once": found[found.duplicated()].unique().tolist(),
+        "are not in this split": [sent_id for sent_id in found if sent_id not in wanted],
+        "have no prediction": sorted(wanted - set(found)),
+    }
+    for problem, sent_ids in problems.items():
+        if sent_ids:
+            where = f"{expressions.attrs['name']} {expressions.attrs['split_by']}, {len(wanted)} expressions"
+            raise ValueError(f"{path}: {len(sent_ids)} sent_ids {problem} ({where}), first {sent_ids[:NUM_SHOWN]}")
+    return dict(zip(found, records))
+
+
+def _decode_record(record: dict, height: int, width: int) -> np.ndarray:
+    """The predicted mask (height,width) bool; ValueError where the record's is of another size or damaged."""
+    rle = record["rle"]
+    if not isinstance(rle, dict):  # a bare string: the size may stand beside it, as in our own tables
+        rle = {"size": [record.get("height", height), record.get("width", width)], "counts": rle}
+    size, counts = [int(side) for side in rle["size"]], rle["counts"]
+    if size != [height, width]:
+        raise ValueError(f"the mask is {size[0]} × {size[1]} (height × width), not {height} × {width}")
+    if isinstance(counts, str | bytes):
+        return rle_decode(counts, height, width)
+    counts = np.asarray(counts, dtype=np.int64)
+    if counts.sum() != height * width or (counts < 0).any():
+        raise ValueError(f"its runs sum to {counts.sum()} pixels, not to {height} × {width}")
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width, order="F")
+
+
+# Settings, expressions, results ---------------------------------------------------------------------------------------
+
+
+def _data_config(data: DataConfig | tuple | None, own: DataConfig) -> DataConfig:
+    if data is None or isinstance(data, DataConfig):
+        return data or own
+    root, name, split_by = data
+    return replace(own, root=None if root is None else str(root), name=name, split_by=split_by)
+
+
+def _read_split(data: DataConfig, split: str) -> pd.DataFrame:
+    return select_split(read_refer(data.root, data.name, data.split_by, data.polygon_overlap), split)
+
+
+def _spread(expressions: pd.DataFrame, num_expressions: int | None) -> pd.DataFrame:
+    if num_expressions is None or num_expressions >= len(expressions):
+        return expressions
+    if num_expressions < 1:
+        raise ValueError(f"num_expressions={num_expressions}: at least 1 is needed, or None for all")
+    return expressions.iloc[np.linspace(0, len(expressions) - 1, num_expressions).round().astype(int)]
+
+
+def _results(
+    expressions: pd.DataFrame, scored: list[tuple[int, int, str]], rule: Protocol, split: str, source: str
+) -> pd.DataFrame:
+    table = expressions.drop(columns=NOT_RESULTS, errors="ignore").reset_index(drop=True)
+    intersection, union, rles = (np.array(column) for column in zip(*scored))
+    numbers = {"I": intersection, "U": union, "iou": rule.iou(intersection, union)}
+    for place, (name, values) in enumerate(numbers.items(), start=table.columns.get_loc("image_id") + 1):
+        table.insert(place, name, values)
+    table["rle"] = rles
+    data = {key: expressions.attrs[key] for key in ("name", "split_by", "polygon_overlap")}
+    table.attrs = {**data, "split": split, "protocol": rule.name, "source": source}
+    return table

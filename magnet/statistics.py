@@ -22,7 +22,8 @@ def summarize(
     """oIoU, mIoU, P@0.5 ... P@0.9 in percent, each with `_low` and `_high`, and "n", the number of expressions.
 
     Intervals are 95 % percentile intervals over `num_draws` resamples of the images; NaN, with a warning, where there
-    is one image only. Under `gres`, oIoU is the cIoU and mIoU the gIoU of its tables, and N-acc and T-acc join.
+    is one image only; `num_draws=0` leaves them NaN. Under `gres`, oIoU is the cIoU and mIoU the gIoU of its tables,
+    and N-acc and T-acc join.
 
     Args:
         table: results of `evaluate` or `score`; attrs["protocol"] decides between ≥ and > in P@X.
@@ -66,12 +67,13 @@ def bootstrap(
         terms: K pairs (numerator, denominator), each (N,) float.
     """
     images, position = np.unique(np.asarray(image_ids), return_inverse=True)
-    if len(images) == 1:
+    if len(images) == 1 and num_draws:
         warnings.warn("one image only: intervals need at least two and are NaN", stacklevel=4)
         return np.full((num_draws, len(terms)), np.nan)
     columns = [column for pair in terms for column in pair]
     sums = np.stack([np.bincount(position, column) for column in columns], axis=1)  # (M, 2K)
-    totals = np.concatenate([counts @ sums for counts in image_counts(len(images), num_draws, seed)])
+    chunks = [counts @ sums for counts in image_counts(len(images), num_draws, seed)]
+    totals = np.concatenate([np.empty((0, sums.shape[1])), *chunks])
     return _percent(totals[:, 0::2], totals[:, 1::2])
 
 
@@ -103,6 +105,8 @@ def _percent(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 
 
 def _interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not len(draws):
+        return np.full((2, draws.shape[1]), np.nan)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice")
         low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)

@@ -1,0 +1,105 @@
+"""One picture, any number of sentences.
+
+predictor = magnet.load("refshapes-tiny")               # shipped weights, or a run by folder, name or recipe
+predictor.set_image("picture.png")
+mask, score = predictor.predict("the red star left of the ring")
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from magnet import runs
+from magnet.config import DataConfig
+from magnet.data import encode, load_tokenizer, normalize, report, squash_image
+from magnet.evaluate import best_device, evaluation_mode, resize_logits
+
+WEIGHTS = Path(__file__).parent / "assets" / "weights"  # <name>/config.json and model.safetensors
+
+
+def load(name: str | Path) -> "Predictor":
+    """A predictor with shipped weights, or with those of a run: its folder, its name or its recipe's newest.
+
+    Raises FileNotFoundError listing what there is.
+    """
+    shipped = WEIGHTS / name
+    try:
+        run = runs.read_run(shipped) if (shipped / "config.json").exists() else runs.find(name)
+    except FileNotFoundError as error:
+        names = sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
+        raise FileNotFoundError(f"{error} Shipped weights: {', '.join(names) or 'none'}.") from error
+    return Predictor(run.load_model().to(best_device()), run.config.data, run.config.model.language.vocabulary)
+
+
+class Predictor:
+    """A model with the way it wants pictures and words prepared.
+
+    model: any network of this package. data: its image size and token rule. vocabulary: as `load_tokenizer` takes it.
+    """
+
+    def __init__(self, model: torch.nn.Module, data: DataConfig, vocabulary: str):
+        self.model, self.data, self.tokenizer = model, data, load_tokenizer(vocabulary)
+        self.device = next(model.parameters(), torch.empty(0)).device
+        self.image: torch.Tensor | None = None  # (1, 3, S, S): words enter early, so no later feature can be kept
+        self.size = (0, 0)  # height, width of the picture
+
+    def set_image(self, image: Image.Image | np.ndarray | str | Path) -> None:
+        """Prepare a picture: a PIL image, a uint8 array (H,W), (H,W,3) or (H,W,4), or a file.
+
+        It is turned upright where a camera noted how it was held (EXIF); its own size is that of the upright picture.
+        Grey becomes grey RGB; transparency is dropped.
+        Raises FileNotFoundError, or ValueError for what is no picture.
+        """
+        picture = ImageOps.exif_transpose(_open(image)).convert("RGB")
+        self.size = (picture.height, picture.width)
+        self.image = normalize(squash_image(picture, self.data.image_size))[None].to(self.device)
+
+    @torch.no_grad()
+    def predict(self, text: str, return_logits: bool = False) -> tuple[np.ndarray, float]:
+        """The mask of what the text names, bool (H,W) at the picture's own size, and a score from 0 to 1.
+
+        The score is the mean foreground probability inside the mask, 0 for an empty mask (our choice): how sure the
+        pixels are, not whether this is the right object. return_logits: logits float32 (H,W) in place of the mask.
+        Warns where the text is cut or holds only unknown words. Raises ValueError for a text without a token,
+        RuntimeError before `set_image`, FloatingPointError where logits are not finite.
+        """
+        if self.image is None:
+            raise RuntimeError("no picture yet; call set_image first")
+        self._check_text(text)
+        tokens = encode(self.tokenizer, [text], self.data.num_tokens, self.data.words)
+        with evaluation_mode(self.model):
+            outputs = self.model(self.image, *(part.to(self.device) for part in tokens))
+        logits = resize_logits(outputs["mask_logits"], self.size)[0]  # (H, W)
+        if not logits.isfinite().all():
+            raise FloatingPointError(f"logits are NaN or infinite for {text!r}: the weights are damaged")
+        mask = logits > 0
+        score = logits.sigmoid()[mask].mean().item() if mask.any() else 0.0
+        return (logits if return_logits else mask).cpu().numpy(), score
+
+    def _check_text(self, text: str) -> None:
+        found = {what: rows["count"] for what, rows in report(self.tokenizer, [text], self.data.num_tokens).items()}
+        if found["empty"]:
+            raise ValueError(f"{text!r} holds no word; say what to look for")
+        if found["only_unknown"]:
+            warnings.warn(f"{text!r} holds only words this model has never seen: the mask is a guess", stacklevel=3)
+        if found["cut"]:
+            warnings.warn(f"{text!r} is cut: this model reads {self.data.num_tokens} tokens", stacklevel=3)
+
+
+def _open(image: Image.Image | np.ndarray | str | Path) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    try:
+        if isinstance(image, np.ndarray):
+            return Image.fromarray(image)
+        with Image.open(image) as picture:
+            picture.load()
+            return picture
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+        name = f"an array {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else image
+        raise ValueError(f"{name} is no picture ({error}); give an RGB file, a PIL image or a uint8 array") from error
