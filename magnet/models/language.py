@@ -3,7 +3,7 @@
 import logging
 
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
 
 from magnet.config import LanguageConfig
 
@@ -49,26 +49,41 @@ class LanguageBackbone(nn.Module):
 
 
 def _create(config: LanguageConfig, vocab_size: int) -> nn.Module:
+    _check_options(config)
     options = {"attn_implementation": "eager", **config.options}
     if config.pretrained is None:
-        return AutoModel.from_config(_settings(config, vocab_size, options))
-    try:
-        encoder = AutoModel.from_pretrained(config.pretrained, **options)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"language.pretrained={config.pretrained!r}: neither a local folder nor reachable on the Hugging Face hub. "
-            f"Without a network, copy its config.json and model.safetensors into a folder and set "
-            f"language.pretrained=/path/to/folder"
-        ) from error
+        return AutoModel.from_config(AutoConfig.for_model(config.name, **{**options, "vocab_size": vocab_size}))
+    encoder, report = _load_pretrained(config.pretrained, options)
+    missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
+    if missing:
+        raise ValueError(f"language.pretrained={config.pretrained!r} lacks {len(missing)} tensors: {missing[:5]}")
     _check_fit(encoder.config, config, vocab_size)
     return encoder
 
 
-def _settings(config: LanguageConfig, vocab_size: int, options: dict) -> PreTrainedConfig:
+def _check_options(config: LanguageConfig) -> None:
+    """transformers takes any option in silence, also a misspelt one."""
+    if config.name not in CONFIG_MAPPING:
+        raise ValueError(f"language.name={config.name!r} is no model type of transformers; 'bert' is one")
+    known = AutoConfig.for_model(config.name)
+    unknown = [name for name in config.options if not hasattr(known, name)]
+    if unknown:
+        raise ValueError(
+            f"language.options {unknown} are no settings of {config.name!r}, which has {sorted(vars(known))}"
+        )
+
+
+def _load_pretrained(source: str, options: dict) -> tuple[nn.Module, dict]:
     try:
-        return AutoConfig.for_model(config.name, **{**options, "vocab_size": vocab_size})
-    except ValueError as error:
-        raise ValueError(f"language.name={config.name!r} is no model type of transformers; try 'bert'") from error
+        return AutoModel.from_pretrained(source, output_loading_info=True, **options)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"language.pretrained={source!r}: neither a complete local folder nor reachable on the Hugging Face hub. "
+            f"Without a network, copy its config.json and model.safetensors into a folder and set "
+            f"language.pretrained=/path/to/folder"
+        ) from error
+    except Exception as error:  # a broken file raises what its format's library likes
+        raise ValueError(f"language.pretrained={source!r} cannot be read: {error}") from error
 
 
 def _check_fit(found: PreTrainedConfig, config: LanguageConfig, vocab_size: int) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from magnet.config import LanguageConfig, ModelConfig, VisionConfig
 from magnet.models import build_model
+from magnet.models.vision import differences
 
 Tensors = Mapping[str, Tensor]
 Rename = tuple[str, str | Callable[[re.Match], str]]
@@ -93,17 +94,11 @@ def _fill(model: nn.Module, tensors: Tensors, release: Release, label: str) -> N
     used = {name: t for name, t in tensors.items() if not any(re.search(p, name) for p in release.unused)}
     named = {_rename(name, release.renames): tensor for name, tensor in used.items()}
     named = {name: _without_kernel(tensor, own.get(name)) for name, tensor in named.items()}
-    problems = [f"{name} is missing" for name in own if name not in named]
-    problems += [f"{name} has no place" for name in used if _rename(name, release.renames) not in own]
-    for name in own.keys() & named.keys():
-        if own[name].shape != named[name].shape:
-            problems.append(f"{name} is {tuple(named[name].shape)}, not {tuple(own[name].shape)}")
-        elif not named[name].isfinite().all():
-            problems.append(f"{name} is not finite")
+    problems = differences(own, named)
     if problems:
         raise ValueError(
-            f"{label}: not a whole {release.name} checkpoint, or one of another version; {len(problems)} tensors differ "
-            f"from the {model.config.vision.options} it seems to be: {'; '.join(problems[:5])}"
+            f"{label}: not a whole {release.name} checkpoint, or one of another version; {len(problems)} tensors "
+            f"differ from the {model.config.vision.options} it seems to be: {'; '.join(problems[:5])}"
         )
     model.load_state_dict(named)
 

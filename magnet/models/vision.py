@@ -5,12 +5,14 @@ rolling; timm rolls before it pads, which is another function wherever a map is 
 """
 
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import timm
 import torch
-from timm.models import FeatureListNet, load_state_dict, load_state_dict_from_hf, model_entrypoint
+from huggingface_hub import hf_hub_download
+from timm.models import FeatureListNet, load_state_dict, model_entrypoint
 from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,7 +35,7 @@ class VisionBackbone(nn.Module):
 
     def __init__(self, config: VisionConfig, *, pad_then_roll: bool = True):
         super().__init__()
-        self.body = _create(config, features_only=True)
+        self.body = _create(config, staged=True)
         if not isinstance(self.body, FeatureListNet):
             raise ValueError(f"vision.name={config.name!r} has no chain of stages; take a staged network such as Swin")
         if config.pretrained:
@@ -75,10 +77,21 @@ class VisionBackbone(nn.Module):
         return x.permute(0, 3, 1, 2) if self._channels_last else x
 
 
-def _create(config: VisionConfig, **extra) -> nn.Module:
-    family = model_entrypoint(config.name.split(".")[0]).__module__
-    options = {"drop_path_rate": config.drop_path, **_ANY_IMAGE_SIZE.get(family, {}), **config.options}
-    return timm.create_model(config.name, pretrained=False, **options, **extra)
+def _create(config: VisionConfig, *, staged: bool) -> nn.Module:
+    """timm's network, as a chain of stages or whole, without a classifier."""
+    options = {"drop_path_rate": config.drop_path, **_ANY_IMAGE_SIZE.get(_family(config), {}), **config.options}
+    if staged:
+        return timm.create_model(config.name, features_only=True, **options)
+    options.pop("out_indices", None)  # which maps are stages: nothing a whole network knows
+    return timm.create_model(config.name, num_classes=0, **options)
+
+
+def _family(config: VisionConfig) -> str:
+    """timm's module that defines the network."""
+    if not timm.is_model(config.name):
+        near = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
+        raise ValueError(f"vision.name={config.name!r} is no network of timm; near it: {', '.join(near) or 'none'}")
+    return model_entrypoint(config.name.split(".")[0]).__module__
 
 
 def _split_into_steps(body: FeatureListNet) -> list[list[str]]:
@@ -141,23 +154,45 @@ def _region(size: int, window: int, shift: int, device: torch.device) -> Tensor:
 
 def _load_pretrained(body: FeatureListNet, config: VisionConfig) -> None:
     """Fill every tensor of the stages; the file may hold a classifier and final norm besides, nothing else."""
-    with torch.device("meta"):  # timm's filters need the whole network, but only its shapes
-        whole = _create(config, num_classes=0)
-    family = sys.modules[model_entrypoint(config.name.split(".")[0]).__module__]
-    state = getattr(family, "checkpoint_filter_fn", lambda state, _: state)(read_weights(config), whole)
+    with torch.device("meta"):  # timm's translation needs the whole network, but only its shapes
+        whole = _create(config, staged=False)
     own = body.state_dict()
-    state = {_flat_name(name, own): tensor for name, tensor in state.items()}
+    given = {_flat_name(name, own): tensor for name, tensor in _timm_form(read_weights(config), whole, config).items()}
     behind = {name for name in whole.state_dict() if _flat_name(name, own) not in own}  # final norm
-    missing = [name for name in own if name not in state]
-    unknown = [name for name in state if name not in own and name not in behind and not _is_classifier(name, whole)]
-    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
-    if missing or unknown or shapes:
-        raise ValueError(
-            f"vision.pretrained={config.pretrained!r} does not fit vision.name={config.name!r} with {config.options}: "
-            f"missing {missing[:5]}, unknown {unknown[:5]}, of another shape {shapes[:5]}; name the network it was "
-            f"made for, or change vision.options"
-        )
-    body.load_state_dict({name: state[name] for name in own})
+    given = {name: t for name, t in given.items() if name not in behind and not _is_classifier(name, whole)}
+    problems = differences(own, given)
+    if problems:
+        raise _unfit(config, "; ".join(problems[:5]))
+    body.load_state_dict(given)
+
+
+def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What keeps tensors read from a file from filling a network's own: one line each, empty if they fit."""
+    problems = [f"{name} is missing" for name in own if name not in given]
+    for name, tensor in given.items():
+        if name not in own:
+            problems.append(f"{name} has no place")
+        elif tensor.shape != own[name].shape:
+            problems.append(f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}")
+        elif not tensor.isfinite().all():
+            problems.append(f"{name} is not finite")
+    return problems
+
+
+def _timm_form(state: dict[str, Tensor], whole: nn.Module, config: VisionConfig) -> dict[str, Tensor]:
+    """Names and sizes as timm has them: other people's names are translated, tables of other windows resized."""
+    rename = getattr(sys.modules[_family(config)], "checkpoint_filter_fn", None)
+    try:
+        return rename(state, whole) if rename else state
+    except (AttributeError, KeyError, RuntimeError) as error:  # tensors of a network that is not ours
+        raise _unfit(config, str(error)) from error
+
+
+def _unfit(config: VisionConfig, problems: str) -> ValueError:
+    return ValueError(
+        f"vision.pretrained={config.pretrained!r} does not fit vision.name={config.name!r} with {config.options}: "
+        f"{problems}. Name the network it was made for, or change vision.options"
+    )
 
 
 def _flat_name(name: str, own: dict) -> str:
@@ -197,10 +232,11 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 def _read_hub(name: str) -> dict[str, Tensor]:
     repository = name if "/" in name else f"timm/{name}"
     try:
-        return load_state_dict_from_hf(repository)
+        path = hf_hub_download(repository, _WEIGHT_FILES[0])
     except Exception as error:  # the hub's client raises many kinds when there is no network or no such name
         raise FileNotFoundError(
             f"vision.pretrained={name!r}: cannot fetch {repository!r} from the Hugging Face hub "
             f"({type(error).__name__}). Without a network, copy its model.safetensors here and set "
             f"vision.pretrained=/path/to/model.safetensors"
         ) from error
+    return _read_file(Path(path))
