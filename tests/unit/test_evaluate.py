@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 from importlib import import_module
 
@@ -384,3 +385,13 @@ def test_a_file_cut_short_is_named(config, tmp_path, name):
 def test_a_file_that_is_not_there_is_named(config, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.json does not exist"):
         score(tmp_path / "none.json", config.data)
+
+
+@pytest.mark.skipif("MAGNET_REAL_DATA" not in os.environ, reason="MAGNET_REAL_DATA is not set")
+def test_the_truth_of_real_photographs_scores_full_marks(tmp_path):
+    data = (os.environ["MAGNET_REAL_DATA"], "refcocog_google_val_mini", "google")
+    expressions = read_refer(*data)
+    (tmp_path / "truth.json").write_text(json.dumps(as_coco(expressions)))
+    summary = summarize(score(tmp_path / "truth.json", data), num_draws=100)
+    assert summary["n"] == 13
+    assert {summary[key] for key in ("oIoU", "mIoU", "P@0.9", "oIoU_low", "oIoU_high")} == {100}

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -103,6 +105,21 @@ def test_groups_keep_the_protocol_and_can_be_several():
     table = results(protocol="cris").assign(I=1, U=2, iou=0.5, hops=1)
     assert (summarize(table, groups="kind", num_draws=10)["P@0.5"] == 0).all()
     assert summarize(table, groups=["kind", "hops"], num_draws=10).index.names == ["kind", "hops"]
+
+
+def test_rows_without_a_group_are_a_group():
+    table = results()
+    table.loc[:9, "kind"] = None
+    grouped = summarize(table, groups="kind", num_draws=10)
+    assert len(grouped) == 3 and grouped["n"].sum() == 400
+
+
+def test_no_draws_give_no_interval_and_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for table in (results(), results().assign(image_id=1)):
+            summary = summarize(table, num_draws=0)
+            assert summary["oIoU"] > 0 and np.isnan([summary["oIoU_low"], summary["oIoU_high"]]).all()
 
 
 def test_one_image_has_no_interval():

@@ -1,0 +1,190 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import magnet
+from magnet import predictor as module
+from magnet import runs
+from magnet.config import Config, DataConfig, LanguageConfig, ModelConfig
+from magnet.metrics import rle_decode
+from magnet.predictor import Predictor
+
+SIZE = 24
+
+
+class Redness(nn.Module):
+    """A logit of 2 where the picture is red, -2 elsewhere; more with each word."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, images, token_ids, token_mask):
+        self.seen = images
+        red = (images[:, 0] * 0.229 + 0.485 > 0.5) & (images[:, 1] * 0.224 + 0.456 < 0.5)
+        return {"mask_logits": self.dropout(red * 4.0 - 2) + 0.1 * token_mask.sum(1)[:, None, None]}
+
+
+@pytest.fixture()
+def vocabulary(tmp_path):
+    path = tmp_path / "vocabulary.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "thing"]))
+    return str(path)
+
+
+@pytest.fixture()
+def data():
+    return DataConfig(image_size=SIZE, num_tokens=5)
+
+
+@pytest.fixture()
+def predictor(vocabulary, data):
+    return Predictor(Redness(), data, vocabulary)
+
+
+def picture(height=48, width=72):
+    """Green with a red upper left quarter."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 1] = 255
+    pixels[: height // 2, : width // 2] = (255, 0, 0)
+    return pixels
+
+
+def test_the_mask_has_the_picture_s_own_size(predictor):
+    predictor.set_image(picture())
+    mask, score = predictor.predict("red thing")
+    assert mask.shape == (48, 72) and mask.dtype == bool
+    truth = picture()[..., 0] == 255
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.9
+    assert isinstance(score, float) and 0.5 < score < 1
+
+
+def test_the_score_is_the_mean_probability_inside_the_mask(predictor):
+    predictor.set_image(picture())
+    logits, score = predictor.predict("red", return_logits=True)
+    assert logits.shape == (48, 72) and logits.dtype == np.float32
+    inside = [1 / (1 + np.exp(-logit)) for logit in logits.ravel() if logit > 0]
+    assert score == pytest.approx(sum(inside) / len(inside), abs=1e-5)
+    np.testing.assert_array_equal(predictor.predict("red")[0], logits > 0)
+
+
+def test_an_empty_mask_scores_zero(predictor):
+    predictor.set_image(picture()[24:])
+    mask, score = predictor.predict("red thing")
+    assert not mask.any() and score == 0
+
+
+def test_pictures_of_every_kind(predictor, tmp_path):
+    rgb = Image.fromarray(picture())
+    rgb.save(tmp_path / "file.png")
+    alpha = np.dstack([picture(), np.full((48, 72), 9, np.uint8)])
+    kinds = [rgb, rgb.convert("RGBA"), rgb.convert("P"), picture(), alpha, tmp_path / "file.png"]
+    for kind in [*kinds, str(tmp_path / "file.png")]:
+        predictor.set_image(kind)
+        mask, _ = predictor.predict("red thing")
+        assert mask.shape == (48, 72) and mask[:20, :30].all() and not mask[30:].any()
+    for grey in (rgb.convert("L"), picture()[..., 0], rgb.convert("1")):
+        predictor.set_image(grey)
+        assert predictor.predict("red")[0].shape == (48, 72)
+        assert torch.allclose(*(predictor.image[0, c] * s + m for c, s, m in [(0, 0.229, 0.485), (2, 0.225, 0.406)]))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_a_picture_held_sideways_is_turned_upright(predictor, tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera says: turn clockwise by 90 degrees
+    file = tmp_path / f"sideways.{suffix}"
+    Image.fromarray(np.ascontiguousarray(np.rot90(picture()))).save(file, exif=exif)
+    for image in (file, Image.open(file)):
+        predictor.set_image(image)
+        mask, _ = predictor.predict("red thing")
+        assert mask.shape == (48, 72) and mask[:20, :30].all() and not mask[30:].any()
+
+
+def test_the_model_keeps_its_mode_and_answers_the_same_twice(predictor):
+    predictor.model.train()
+    predictor.set_image(picture())
+    first, second = (predictor.predict("red", return_logits=True)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert predictor.model.training
+
+
+def test_what_is_no_picture_is_named(predictor, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:500])
+    for name in ("text.png", "cut.png"):
+        with pytest.raises(ValueError, match=f"{name} is no picture"):
+            predictor.set_image(tmp_path / name)
+    with pytest.raises(ValueError, match=r"an array float64 \(4, 4, 3\) is no picture.*uint8"):
+        predictor.set_image(np.zeros((4, 4, 3)))
+    with pytest.raises(FileNotFoundError, match="none"):
+        predictor.set_image("none.png")
+
+
+def test_texts_that_cannot_work_say_so(predictor):
+    with pytest.raises(RuntimeError, match="set_image first"):
+        predictor.predict("red")
+    predictor.set_image(picture())
+    for empty in ("", "  "):
+        with pytest.raises(ValueError, match="holds no word"):
+            predictor.predict(empty)
+    with pytest.warns(UserWarning, match="'zebra' holds only words"):
+        predictor.predict("zebra")
+    with pytest.warns(UserWarning, match="'red thing red thing' is cut.*5 tokens"):
+        predictor.predict("red thing red thing")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor.predict("red zebra thing")
+
+
+def test_logits_that_are_not_finite_are_refused(predictor, monkeypatch):
+    predictor.set_image(picture())
+    monkeypatch.setattr(Redness, "forward", lambda self, i, t, m: {"mask_logits": torch.full((1, 4, 4), torch.nan)})
+    with pytest.raises(FloatingPointError, match="'red'"):
+        predictor.predict("red")
+
+
+# Finding weights ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture()
+def run(vocabulary, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "ROOT", tmp_path / "runs")
+    monkeypatch.setattr(module, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(runs.Run, "load_model", lambda self: Redness())
+    return runs.open_run(
+        Config(recipe="toy", data=data, model=ModelConfig(language=LanguageConfig(vocabulary=vocabulary)))
+    )
+
+
+def test_a_run_goes_by_folder_name_and_recipe(run):
+    for name in (run.folder, str(run.folder), run.name, "toy"):
+        predictor = magnet.load(name)
+        predictor.set_image(picture())
+        assert predictor.data.image_size == SIZE and predictor.predict("red thing")[0].any()
+
+
+def test_shipped_weights_go_by_their_name(run):
+    run.folder.rename(module.WEIGHTS.parent / "moved")
+    module.WEIGHTS.mkdir()
+    (module.WEIGHTS.parent / "moved").rename(module.WEIGHTS / "toy-shipped")
+    assert magnet.load("toy-shipped").data.image_size == SIZE
+    with pytest.raises(FileNotFoundError, match=r"no run 'toy-shiped'.*Shipped weights: toy-shipped\."):
+        magnet.load("toy-shiped")
+
+
+def test_prediction_and_evaluation_agree(run):
+    from test_evaluate import write_refer
+
+    root = run.folder.parent.parent / "data"
+    shipped = picture(30, 42)
+    write_refer(root, [shipped], ["red thing"])
+    row = magnet.evaluate(run, data=(root, "toy", "me"), progress=False).iloc[0]
+    predictor = magnet.load(run.name)
+    predictor.set_image(shipped)
+    np.testing.assert_array_equal(predictor.predict("red thing")[0], rle_decode(row["rle"], 30, 42))
