@@ -8,9 +8,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from magnet.data.refer import read_image
+from magnet.data import encode
+from magnet.data.dataset import read_image
+from magnet.evaluate import evaluation_mode
 from magnet.metrics import rle_decode
 from magnet.models.attention import PixelWordAttention
+from magnet.predictor import Predictor
 from magnet.workbench.plots import Example
 
 SHARES = {"successes": (0.75, 1.0), "typical": (0.375, 0.625), "failures": (0.0, 0.25)}  # of the rows ordered by IoU
@@ -32,12 +35,11 @@ def word_attention(model: nn.Module, images: Tensor, token_ids: Tensor, token_ma
         part.register_forward_pre_hook(lambda _, given, name=name: inputs.update({name: given}))
         for name, part in modules.items()
     ]
-    was_training = model.training
     try:
-        model.eval()(images, token_ids, token_mask)
-        return {name: _as_map(modules[name].attention(*given), given[0]) for name, given in inputs.items()}
+        with evaluation_mode(model):
+            model(images, token_ids, token_mask)
+            return {name: _as_map(modules[name].attention(*given), given[0]) for name, given in inputs.items()}
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
 
@@ -45,6 +47,17 @@ def word_attention(model: nn.Module, images: Tensor, token_ids: Tensor, token_ma
 def _as_map(attention: Tensor, pixels: Tensor) -> Tensor:
     """(B,N,T) and the pixels (B,C,h,w) it was read with -> (B,h,w,T)."""
     return attention.float().unflatten(1, tuple(pixels.shape[-2:])).cpu()
+
+
+def phrase_attention(predictor: Predictor, text: str) -> tuple[list[str], dict[str, np.ndarray]]:
+    """`word_attention` for one phrase on the predictor's picture: its T tokens, and module name -> (h,w,T)."""
+    token_ids, token_mask = encode(predictor.tokenizer, [text], predictor.data.num_tokens, predictor.data.words)
+    maps = word_attention(
+        predictor.model, predictor.image, token_ids.to(predictor.device), token_mask.to(predictor.device)
+    )
+    num_tokens = int(token_mask.sum())
+    tokens = predictor.tokenizer.convert_ids_to_tokens(token_ids[0, :num_tokens].tolist())
+    return tokens, {name: attention[0, ..., :num_tokens].numpy() for name, attention in maps.items()}
 
 
 def choose_examples(results: pd.DataFrame, num_each: int = 8) -> dict[str, list[int]]:

@@ -88,7 +88,7 @@ def setup(seed: int = 0) -> Notebook:
 
 
 def _data_root(smoke: bool) -> str:
-    own = Path(os.environ.get("MAGNET_DATA", "data"))
+    own = magnet.data.data_root()
     use_own = not smoke and (own / "refshapes" / "instances.json").exists()
     return str(own if use_own else Path(magnet.__file__).parent / "assets")
 
@@ -108,7 +108,7 @@ def find_notebooks(names: Sequence[str | Path] = ()) -> list[Path]:
 
 
 def run_notebooks(
-    paths: Sequence[str | Path] = (), smoke: bool = False, in_place: bool = False, csv: Path | None = None
+    paths: Sequence[str | Path] | None = None, smoke: bool = False, in_place: bool = False, csv: Path | None = TABLE
 ) -> pd.DataFrame:
     """Run notebooks, each in a fresh kernel, in order.
 
@@ -122,7 +122,7 @@ def run_notebooks(
     if smoke and in_place:
         raise ValueError("smoke mode only checks that the notebooks run: its outputs are not stored")
     rows = []
-    for path in find_notebooks(paths):
+    for path in find_notebooks(paths or ()):
         print(f"{path} ...", end=" ", flush=True)
         notebook, minutes, peak = _execute(path, smoke)
         print(f"{minutes:.1f} min, {peak:.1f} GB", flush=True)

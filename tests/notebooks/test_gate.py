@@ -169,7 +169,7 @@ def test_run_measures_and_stores(series):
 def test_a_failing_cell_is_named(series):
     write("notebooks/01_b.ipynb", "x = 1", "assert x == 2, 'x is one'")
     with pytest.raises(RuntimeError, match=r"01_b.ipynb, cell 3: (?s:.*)x is one"):
-        machinery.run_notebooks(["01"], smoke=True)
+        machinery.run_notebooks(["01"], smoke=True, csv=None)
 
 
 def test_what_would_not_pass_is_not_stored(series):

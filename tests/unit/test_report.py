@@ -1,0 +1,156 @@
+"""The report: complete, self-contained, and safe from what its data says."""
+
+import base64
+import dataclasses
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import magnet
+from magnet import runs
+from magnet.config import Config, DataConfig, LanguageConfig, ModelConfig, VisionConfig
+from magnet.workbench import report
+from magnet.workbench.report import write_report
+
+HOSTILE = '</figcaption><script>alert("$x_{")</script><img src=x onerror=alert(1)> & 5 < 6'
+SIZE = 32
+
+
+def write_data(root: Path) -> None:
+    """A data set of 6 pictures with two objects each; every sentence is hostile."""
+    (root / "own" / "images").mkdir(parents=True)
+    images, annotations, refs = [], [], []
+    for image_id in range(6):
+        name = f"{image_id}.png"
+        pixels = np.random.default_rng(image_id).integers(0, 255, (SIZE, SIZE, 3), np.uint8)
+        Image.fromarray(pixels).save(root / "own" / "images" / name)
+        images.append({"id": image_id, "file_name": name, "height": SIZE, "width": SIZE})
+        for side in range(2):
+            ann_id, x = 2 * image_id + side, 2 + 16 * side
+            square = [x, 4, x + 10, 4, x + 10, 20, x, 20]
+            annotations.append({"id": ann_id, "image_id": image_id, "category_id": 1, "segmentation": [square],
+                                "area": 160, "bbox": [x, 4, 10, 16], "iscrowd": 0})  # fmt: skip
+            text = f"{HOSTILE} {ann_id}"
+            sentence = {"sent_id": ann_id, "raw": text, "sent": text, "tokens": text.split()}
+            refs.append({"ref_id": ann_id, "ann_id": ann_id, "image_id": image_id, "category_id": 1, "split": "val",
+                         "file_name": name, "sent_ids": [ann_id], "sentences": [sentence]})  # fmt: skip
+    categories = [{"id": 1, "name": "thing"}]
+    (root / "own" / "refs(me).json").write_text(json.dumps(refs))
+    (root / "own" / "instances.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
+
+
+def config(root: Path) -> Config:
+    vocabulary = root / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *'<>/&$_{}()=!"56', "script", "x"]))
+    options = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    swin = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "window_size": 4}
+    model = ModelConfig(
+        vision=VisionConfig(name="swin_tiny_patch4_window7_224", options=swin),
+        language=LanguageConfig(vocabulary=str(vocabulary), options=options),
+    )
+    data = DataConfig(root=str(root), name="own", split_by="me", image_size=SIZE, num_workers=0)
+    return Config(recipe="tiny", model=model, data=data)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> runs.Run:
+    """A trained and scored run, with a baseline."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "NUM_EXAMPLES", 2)
+    monkeypatch.setattr(report, "NUM_ATTENTION", 1)
+    write_data(tmp_path)
+    made = runs.open_run(config(tmp_path))
+    torch.manual_seed(0)
+    save_file(magnet.build_model(made.config.model).state_dict(), made.weights)
+    line = {"lr": 0.1, "loss": 0.7, "raw": {"cross_entropy": 0.7}, "weighted": {"cross_entropy": 0.7}}
+    lines = [{"step": 1, **line}, {"step": 1, "validation": {"oIoU": 12.0, "mIoU": 11.0}}]
+    (made.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = magnet.summarize(magnet.evaluate(made, progress=False))
+    baseline = {key: 12.34 if isinstance(value, float) else value for key, value in summary.items()}
+    rows = [{"split": "val", "model": "tiny", **summary}, {"split": "val", "model": "random <b>", **baseline}]
+    pd.DataFrame(rows).to_csv(made.folder / "summary.csv", index=False)
+    return made
+
+
+class Page(HTMLParser):
+    """The tags, visible words and links of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.links, self.words = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        values = dict(attributes)
+        self.links += [values[key] for key in ("src", "href") if key in values]
+        assert not any(key.startswith("on") for key in values)
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_hostile_sentences_stay_text(run):
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert f"{HOSTILE} " in "".join(page.words)
+    assert "random <b>" in page.words
+
+
+def test_report_is_one_file_without_network(run):
+    path = write_report(run)
+    links = Page(path.read_text(encoding="utf-8")).links
+    pictures = [link for link in links if link.startswith("data:image/png;base64,")]
+    assert len(pictures) == 2 + 3 * 2 + 2  # figures, galleries, attention
+    for picture in pictures:
+        Image.open(io.BytesIO(base64.b64decode(picture.split(",")[1]))).verify()
+    files = set(links) - set(pictures)
+    assert {"summary.csv", "model.safetensors", "log.jsonl"} <= files
+    assert all((path.parent / name).exists() for name in files)
+    assert path.stat().st_size < 10e6
+
+
+def test_scores_stand_beside_the_baselines(run):
+    words = " ".join(Page(write_report(run).read_text(encoding="utf-8")).words)
+    assert f"{magnet.summarize(pd.read_parquet(run.folder / 'eval/own-val-original.parquet'))['oIoU']:.1f} " in words
+    assert words.index("this run") < words.index("random <b>") < words.index("12.3")
+    assert "tiny" not in words.split("How it was made")[0].replace(run.name, "")  # its own row is not listed twice
+
+
+def test_all_sections_are_there(run):
+    html = write_report(run).read_text(encoding="utf-8")
+    for title in ("Scores", "Training", "Successes", "Typical", "Failures", "Attention per word", "Configuration"):
+        assert f">{title}<" in html
+    assert "Left out" not in html
+
+
+def test_a_run_without_results_says_what_is_missing(run):
+    for path in (run.folder / "eval").iterdir():
+        path.unlink()
+    html = write_report(run).read_text(encoding="utf-8")
+    assert f"magnet evaluate {run.name}" in html and ">Training<" in html and "<table>" not in html
+
+
+def test_a_run_without_its_pictures_keeps_its_numbers(run, tmp_path):
+    for path in (tmp_path / "own" / "images").iterdir():
+        path.unlink()
+    html = write_report(run).read_text(encoding="utf-8")
+    assert "Left out:" in html and "<table>" in html and "Successes" not in html
+
+
+def test_results_on_other_data_are_not_mixed_in(run, tmp_path):
+    (tmp_path / "own" / "refs(me).json").rename(tmp_path / "own" / "refs(other).json")
+    before = write_report(run).read_text(encoding="utf-8").count("<tr")
+    magnet.evaluate(run, data=dataclasses.replace(run.config.data, split_by="other"), progress=False)
+    assert len(list((run.folder / "eval").iterdir())) == 2
+    assert write_report(run).read_text(encoding="utf-8").count("<tr") == before
