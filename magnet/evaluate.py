@@ -84,7 +84,7 @@ def evaluate(
     data = _data_config(data, config.data)
     path = results_path(run, data, split, protocol) if run and num_expressions is None else None
     if cached and path and path.exists() and path.stat().st_mtime >= run.weights.stat().st_mtime:
-        return pd.read_parquet(path)
+        return read_results(path)
     tokenizer = load_tokenizer(config.model.language.vocabulary)
     expressions = _spread(_read_split(data, split), num_expressions)
     expressions = add_token_tags(expressions, tokenizer, data.num_tokens)
@@ -93,6 +93,7 @@ def evaluate(
     loader = _loader(dataset, data, batch_size or max(1, PIXELS_AT_ONCE // data.image_size**2))
     scored = _score_batches(model, loader, expressions, rule, precision, progress)
     table = _results(expressions, scored, rule, split, run.name if run else type(model).__name__)
+    table.attrs["precision"] = precision
     if path:
         runs.atomic_write(path, table.to_parquet)
     return table
@@ -138,6 +139,16 @@ def results_path(run: runs.Run, data: DataConfig, split: str, protocol: str) -> 
         return None  # a table made blind to the text, say, must not replace the real one
     dataset = data.name if data.split_by == own.split_by else f"{data.name}_{data.split_by}"
     return run.folder / "eval" / f"{dataset}-{split}-{protocol}.parquet"
+
+
+def read_results(path: str | Path) -> pd.DataFrame:
+    """A results table that `evaluate` wrote; ValueError names a damaged file."""
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
+        raise ValueError(f"{path} is damaged ({error}); delete it and evaluate again") from error
 
 
 def best_device() -> torch.device:
