@@ -1,0 +1,32 @@
+# Each target sets up what it needs: .venv with the pinned versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lab notebooks lint bench
+.DELETE_ON_ERROR:
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11 ...')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[notebooks,dev]"
+	touch $@
+
+demo: .venv/ready  ## data, training, scores, pictures, report: about 12 minutes
+	$(BIN)/magnet demo
+
+test: .venv/ready  ## lint and every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lab: .venv/ready  ## JupyterLab on the first notebook
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+notebooks: .venv/ready  ## run the notebooks and keep their outputs
+	$(BIN)/magnet notebooks run --in-place
+
+lint: .venv/ready
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: .venv/ready  ## measure what README's table claims, into results/tables
+	for script in benchmarks/*.py; do $(BIN)/python $$script --output results/tables/$$(basename $$script .py).csv || exit 1; done

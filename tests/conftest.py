@@ -1,0 +1,34 @@
+"""What the tests share: a network small enough to train in seconds, and the shipped RefShapes."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import magnet
+from magnet import runs
+from magnet.config import Config
+
+ASSETS = Path(magnet.__file__).parent / "assets"  # a data root: it holds the mini RefShapes
+
+
+def tiny_config(**optim) -> Config:
+    """LAVT of a few thousand weights on 32 px scenes, in float32, without dropout and BatchNorm."""
+    config = magnet.recipe("lavt_tiny")
+    vision = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2), "window_size": 4}
+    words = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = dataclasses.replace(
+        config.model, decoder_norm="group", vision=dataclasses.replace(config.model.vision, options=vision),
+        language=dataclasses.replace(config.model.language, options=config.model.language.options | words),
+    )  # fmt: skip
+    steps = {"num_steps": 12, "batch_size": 8, "val_every": 6, "val_expressions": 8, "warmup_steps": 2}
+    optim = dataclasses.replace(config.optim, precision="float32", **(steps | optim))
+    data = dataclasses.replace(config.data, image_size=32, root=str(ASSETS), num_workers=0)
+    return dataclasses.replace(config, model=model, optim=optim, data=data, checkpoint_every=4, log_every=1)
+
+
+@pytest.fixture
+def run_root(tmp_path, monkeypatch) -> Path:
+    """An empty folder for runs."""
+    monkeypatch.setattr(runs, "ROOT", tmp_path / "runs")
+    return runs.ROOT

@@ -1,0 +1,71 @@
+"""The project's own promises: light imports, a core that stands alone, files in step with each other."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SPECIFIERS = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["notebooks"], *PROJECT["optional-dependencies"]["dev"]]  # fmt: skip
+
+
+def test_conda_and_pip_ask_for_the_same():
+    text = (ROOT / "environment.yml").read_text()
+    assert re.findall(r"^      - (\S+) +#", text, flags=re.M) == SPECIFIERS
+
+
+def test_every_dependency_is_pinned_within_its_range():
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    for specifier in SPECIFIERS:
+        name, least = specifier.lower().replace("_", "-").split(">=")
+        pinned = [int(part) for part in pins[name].split(".")[:2]]
+        assert pinned >= [int(part) for part in least.split(".")][:2], specifier
+
+
+def imported(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def core_files() -> list[Path]:
+    outside = ("workbench", "refshapes", "cli.py", "__main__.py")
+    return [f for f in (ROOT / "magnet").rglob("*.py") if f.relative_to(ROOT / "magnet").parts[0] not in outside]
+
+
+def test_the_core_never_imports_the_workbench():
+    for file in [*core_files(), *(ROOT / "magnet/refshapes").glob("*.py")]:
+        assert not any(name.startswith("magnet.workbench") for name in imported(file)), file
+
+
+def test_the_core_stays_an_evenings_reading():
+    assert sum(len(file.read_text().splitlines()) for file in core_files()) <= 2500
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers", "timm", "pandas", "matplotlib"])
+def test_importing_magnet_loads_nothing_heavy(name):
+    code = f"import sys, magnet; sys.exit({name!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_public_names_are_functions_whatever_was_imported_first():
+    code = "from magnet.evaluate import evaluate; import magnet.evaluate; assert magnet.evaluate is evaluate"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_no_code_reads_pickles_that_can_run_code():
+    for file in (ROOT / "magnet").rglob("*.py"):
+        text = file.read_text()
+        assert not re.search(r"pickle\.loads?\(|read_pickle|allow_pickle=True|weights_only=False", text), file
+        for call in re.findall(r"torch\.load\([^)]*\)", text):
+            assert "weights_only=True" in call, file

@@ -1,0 +1,112 @@
+import dataclasses
+import errno
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import magnet
+from magnet import runs
+from magnet.config import Config, DataConfig
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "ROOT", tmp_path / "runs")
+
+
+def changed(config: Config, part: str, **values) -> Config:
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **values)})
+
+
+def test_a_configuration_survives_json():
+    for name in magnet.recipes.RECIPES:
+        config = magnet.recipe(name, seed=3)
+        again = runs.config_from_dict(runs.config_to_dict(config))
+        assert runs.config_hash(again) == runs.config_hash(config)
+        assert again.optim == config.optim and again.losses == config.losses
+
+
+def test_the_hash_covers_numbers_and_not_paths():
+    config = magnet.recipe("lavt_tiny")
+    same = [changed(config, "data", root="/elsewhere", num_workers=7), dataclasses.replace(config, log_every=99)]
+    other = [dataclasses.replace(config, seed=1), changed(config, "optim", precision="float32")]
+    other += [changed(config, "optim", batch_size=16), changed(config, "data", words="bag")]
+    assert {runs.config_hash(c) for c in same} == {runs.config_hash(config)}
+    hashes = [runs.config_hash(c) for c in other]
+    assert len({*hashes, runs.config_hash(config), runs.config_hash(config, start="abc")}) == len(other) + 2
+
+
+def test_the_same_configuration_finds_its_folder():
+    config = magnet.recipe("lavt_tiny")
+    run = runs.open_run(config)
+    assert runs.open_run(changed(config, "data", root="/elsewhere")).folder == run.folder
+    for source in (run, run.folder, str(run.folder), run.name, "lavt_tiny", run.folder / "model.safetensors"):
+        assert runs.find(source).folder == run.folder
+
+
+def test_a_folder_of_another_configuration_is_refused():
+    run = runs.open_run(magnet.recipe("lavt_tiny"))
+    other = runs.config_to_dict(magnet.recipe("lavt_tiny", seed=5))
+    runs.write_json(run.folder / "config.json", {"version": runs.VERSION, **other})
+    with pytest.raises(ValueError, match="another configuration"):
+        runs.open_run(magnet.recipe("lavt_tiny"))
+
+
+def test_a_newer_layout_and_an_unknown_setting_are_refused():
+    run = runs.open_run(magnet.recipe("lavt_tiny"))
+    values = runs.read_json(run.folder / "config.json")
+    runs.write_json(run.folder / "config.json", {**values, "version": runs.VERSION + 1})
+    with pytest.raises(ValueError, match=f"version {runs.VERSION + 1}.*reads {runs.VERSION}"):
+        runs.find(run.folder)
+    runs.write_json(run.folder / "config.json", {**values, "sped": 3})
+    with pytest.raises(ValueError, match="sped"):
+        runs.find(run.folder)
+    (run.folder / "config.json").write_text('{"version": 1, "reci')
+    with pytest.raises(ValueError, match=r"config.json is not readable as JSON"):
+        runs.find(run.folder)
+
+
+def test_an_unknown_run_lists_the_known_ones():
+    name = runs.open_run(magnet.recipe("lavt_tiny")).name
+    with pytest.raises(FileNotFoundError, match=name):
+        runs.find("magnet_gigantic")
+
+
+def test_a_full_disk_keeps_the_previous_file(tmp_path):
+    path = runs.atomic_write(tmp_path / "weights", lambda file: file.write_text("old"))
+
+    def full(file):
+        file.write_text("ne")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"weights: No space left"):
+        runs.atomic_write(path, full)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    path = tmp_path / "model.safetensors"
+    for tensors, message in [
+        ({"weight": torch.zeros(2, 3)}, "bias .missing from the file"),
+        ({"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}, r"weight .\[2, 4\] instead of \[2, 3\]"),
+        ({"weight": torch.full((2, 3), torch.nan), "bias": torch.zeros(2)}, "NaN .* in weight"),
+    ]:
+        save_file(tensors, path)
+        with pytest.raises(ValueError, match=message):
+            runs.load_weights(model, path)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
+        runs.load_weights(model, path)
+
+
+def test_a_log_cut_short_by_a_kill_is_read_up_to_there():
+    run = runs.open_run(magnet.recipe("lavt_tiny"))
+    (run.folder / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert [line["step"] for line in run.log()] == [1, 2]
+
+
+def test_unhashed_fields_are_exactly_paths_workers_and_logging():
+    marked = {f.name for kind in (Config, DataConfig) for f in dataclasses.fields(kind) if f.metadata.get("unhashed")}
+    assert marked == {"root", "num_workers", "log_every", "checkpoint_every", "tensorboard"}

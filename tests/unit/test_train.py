@@ -1,0 +1,235 @@
+import dataclasses
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_config
+from safetensors.torch import load_file, save_file
+
+import magnet
+from magnet import losses, runs, train
+from magnet.config import OptimConfig
+from magnet.data.sampler import StepSampler
+
+TESTS = Path(__file__).parents[1]
+
+
+# --- pieces -----------------------------------------------------------------------------------------------------------
+
+
+def test_schedules_warm_up_and_end_at_zero():
+    polynomial = OptimConfig(lr=1.0, warmup_steps=10)
+    assert [train.learning_rate(polynomial, step, 110) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1, 1])
+    assert train.learning_rate(polynomial, 60, 110) == pytest.approx(0.5**0.9)
+    cosine = dataclasses.replace(polynomial, schedule="cosine")
+    assert train.learning_rate(cosine, 60, 110) == pytest.approx(0.5)
+    assert train.learning_rate(cosine, 110, 110) == pytest.approx(0) == train.learning_rate(polynomial, 110, 110)
+
+
+def test_decay_spares_norms_biases_and_position_tables():
+    model = magnet.build_model(tiny_config().model)
+    optimizer = train.build_optimizer(model, OptimConfig(frozen=("^language",)))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    rates = {name: decay.get(id(p)) for name, p in model.named_parameters()}
+    assert all(rate is None for name, rate in rates.items() if name.startswith("language"))
+    tables = {name: rate for name, rate in rates.items() if "relative_position_bias_table" in name}
+    assert tables and set(tables.values()) == {0.0}
+    assert rates["norms.0.weight"] == rates["fusions.0.key.bias"] == 0.0 and rates["fusions.0.key.weight"] == 0.01
+
+
+def sampled(start=0, stop=6, process=0, num_processes=1, num_items=10, **optim):
+    return list(
+        StepSampler(num_items, True, 7, start, stop, OptimConfig(batch_size=8, **optim), process, num_processes)
+    )
+
+
+def test_the_sampler_visits_every_item_once_an_epoch():
+    stream = [item for batch in sampled(stop=5) for item in batch]  # 40 positions: four epochs of ten
+    for epoch in range(4):
+        assert sorted(stream[10 * epoch : 10 * epoch + 10]) == list(range(10 * epoch, 10 * epoch + 10))
+    assert stream[:10] != [item - 10 for item in stream[10:20]]
+
+
+def test_the_sampler_resumes_shards_and_splits():
+    whole = sampled()
+    assert sampled(start=4) == whole[4:]
+    shards = zip(*(sampled(process=p, num_processes=2) for p in range(2)))
+    assert [sorted(a + b) for a, b in shards] == [sorted(batch) for batch in whole]
+    halves = sampled(micro_batch=4)
+    assert [a + b for a, b in zip(halves[::2], halves[1::2])] == whole
+    with pytest.raises(ValueError, match=r"batch_size 8 .* 3 processes"):
+        sampled(num_processes=3)
+
+
+def test_precision_that_the_machine_lacks_is_refused(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert train.choose_precision(OptimConfig(), cpu) == "float32"
+    with pytest.raises(ValueError, match=r"choose --optim.precision float32"):
+        train.choose_precision(OptimConfig(precision="bfloat16"), cpu)
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_found_and_holds_everything(run_root):
+    run = magnet.fit(tiny_config(), progress=False)
+    lines = [line for line in run.log() if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert all(line["loss"] == pytest.approx(sum(line["weighted"].values())) for line in lines)
+    assert [line["step"] for line in run.log() if "validation" in line] == [6, 12]
+    before = run.weights.stat().st_mtime_ns
+    assert magnet.fit(tiny_config(), progress=False).weights.stat().st_mtime_ns == before
+    assert not list(run_root.rglob("*.tmp")) and not list(run_root.rglob("*.pkl"))
+    assert runs.find(run.name).load_model()(*inputs())["mask_logits"].shape == (2, 32, 32)
+
+
+def inputs(num=2):
+    return torch.randn(num, 3, 32, 32), torch.full((num, 20), 6), torch.ones(num, 20, dtype=torch.long)
+
+
+def test_training_learns_a_few_pictures_by_heart(run_root):
+    config = tiny_config(num_steps=60, val_every=60, lr=3e-3)
+    data = dataclasses.replace(config.data, fresh=False, sentences="all")
+    run = magnet.fit(dataclasses.replace(config, data=data), progress=False)
+    loss = [line["loss"] for line in run.log() if "loss" in line]
+    assert sum(loss[-10:]) < 0.6 * sum(loss[:10])
+
+
+def test_accumulation_follows_the_whole_batch(run_root):
+    losses_of = []
+    for micro in (None, 2):
+        config = tiny_config(micro_batch=micro)
+        run = magnet.fit(dataclasses.replace(config, recipe=f"micro_{micro}"), progress=False)
+        losses_of.append([line["loss"] for line in run.log() if "loss" in line])
+    assert losses_of[0] == pytest.approx(losses_of[1], abs=1e-5)
+
+
+def test_starting_from_given_weights(run_root):
+    first = magnet.fit(tiny_config(), progress=False)
+    still = tiny_config(num_steps=1, val_every=1, lr=0.0)
+    second = magnet.fit(still, init=first, progress=False)
+    assert second.name != runs.open_run(still).name, "a run from given weights has a name of its own"
+    a, b = load_file(first.weights), load_file(second.weights)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_batch(run_root, monkeypatch):
+    calls = iter(range(100))
+    monkeypatch.setitem(
+        losses.TERMS, "cross_entropy",
+        lambda outputs, batch: outputs["class_logits"].float().mean() * (torch.nan if next(calls) == 3 else 1.0),
+    )  # fmt: skip
+    with pytest.raises(FloatingPointError, match=r"step 3: cross_entropy = nan.*bad_batch_step3"):
+        magnet.fit(tiny_config(), progress=False)
+    saved = load_file(next(run_root.rglob("bad_batch_step3.safetensors")))
+    assert saved["images"].shape == (8, 3, 32, 32) and saved["sent_ids"].tolist() == list(range(24, 32))
+
+
+def test_nan_in_the_weights_is_named(run_root):
+    run = magnet.fit(tiny_config(), progress=False)
+    tensors = load_file(run.weights)
+    tensors["fusions.1.key.weight"][0, 0] = torch.nan
+    save_file(tensors, run.weights)
+    with pytest.raises(ValueError, match=r"NaN or infinite weights, first in fusions.1.key.weight"):
+        magnet.fit(tiny_config(num_steps=3), init=run, progress=False)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(run_root, monkeypatch):
+    saves = []
+
+    def save(tensors, path, metadata=None):
+        saves.append(path)
+        if metadata and len(saves) > 3:
+            Path(path).write_bytes(b"half a file")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(tensors, path, metadata=metadata)
+
+    real = train.save_file
+    monkeypatch.setattr(train, "save_file", save)
+    with pytest.raises(OSError, match=r"last.safetensors: No space left"):
+        magnet.fit(tiny_config(), progress=False)
+    monkeypatch.setattr(train, "save_file", real)
+    resumed = magnet.fit(tiny_config(), progress=False)
+    assert resumed.is_finished
+
+
+# --- killed, stopped, spread over processes ---------------------------------------------------------------------------
+
+SCRIPT = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import magnet
+from conftest import tiny_config
+from magnet import runs, train
+runs.ROOT = Path({root!r})
+after, sent = train.Trainer._after_step, {signal}
+def interrupted(self, bar):
+    if self.step == {step}:
+        os.kill(os.getpid(), sent)
+    after(self, bar)
+train.Trainer._after_step = interrupted
+magnet.fit(tiny_config(**{optim}), progress=False)
+"""
+
+
+def start(root: Path, step: int = -1, sent: int = signal.SIGKILL, launcher=(sys.executable,), **optim):
+    script = root.with_suffix(".py")
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(SCRIPT.format(tests=str(TESTS), root=str(root), step=step, signal=int(sent), optim=optim))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*launcher, str(script)], env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed") / "runs"
+    done = start(root)
+    assert done.returncode == 0, done.stderr
+    return next(root.glob("*"))
+
+
+def same_files(a: Path, b: Path) -> bool:
+    names = ("model.safetensors", "checkpoint/last.safetensors")
+    return all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
+
+
+def test_kill_nine_at_three_random_steps_ends_in_the_same_weights(tmp_path, undisturbed):
+    root = tmp_path / "runs"
+    for step in sorted(random.sample(range(1, 12), 3)):
+        assert start(root, step).returncode == -signal.SIGKILL
+    assert start(root).returncode == 0
+    folder = next(root.glob("*"))
+    assert same_files(folder, undisturbed)
+    steps = [line["step"] for line in runs.read_run(folder).log() if "loss" in line]
+    assert steps == list(range(1, 13)), "steps taken twice are logged once"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_saves_says_how_to_go_on_and_goes_on(tmp_path, undisturbed, sent):
+    root = tmp_path / "runs"
+    stopped = start(root, 7, sent)
+    assert "stopped at step 7 of 12" in stopped.stderr and "The same command goes on" in stopped.stderr
+    assert start(root).returncode == 0
+    assert same_files(next(root.glob("*")), undisturbed)
+
+
+def test_two_processes_follow_the_curve_of_one(tmp_path):
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
+    curves = []
+    for name, launcher in (("one", (sys.executable,)), ("two", launch)):
+        done = start(tmp_path / name, launcher=launcher, num_steps=20, val_every=20)
+        assert done.returncode == 0, done.stderr[-2000:]
+        log = next((tmp_path / name).glob("*")) / "log.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        curves.append([line["loss"] for line in lines if "loss" in line])
+    assert len(curves[0]) == 20 and curves[1] == pytest.approx(curves[0], abs=1e-4)
