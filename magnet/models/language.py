@@ -54,9 +54,10 @@ def _create(config: LanguageConfig, vocab_size: int) -> nn.Module:
     if config.pretrained is None:
         return AutoModel.from_config(AutoConfig.for_model(config.name, **{**options, "vocab_size": vocab_size}))
     encoder, report = _load_pretrained(config.pretrained, options)
-    missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
-    if missing:
-        raise ValueError(f"language.pretrained={config.pretrained!r} lacks {len(missing)} tensors: {missing[:5]}")
+    problems = [f"{name} is missing" for name in report["missing_keys"] if not name.startswith("pooler.")]
+    problems += [f"{name} is {tuple(given)}, not {tuple(own)}" for name, given, own in report["mismatched_keys"]]
+    if problems:
+        raise ValueError(f"language.pretrained={config.pretrained!r} does not fit: {'; '.join(sorted(problems)[:5])}")
     _check_fit(encoder.config, config, vocab_size)
     return encoder
 
@@ -74,8 +75,9 @@ def _check_options(config: LanguageConfig) -> None:
 
 
 def _load_pretrained(source: str, options: dict) -> tuple[nn.Module, dict]:
+    """The encoder, and transformers' report of what was missing or of another shape."""
     try:
-        return AutoModel.from_pretrained(source, output_loading_info=True, **options)
+        return AutoModel.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     except OSError as error:
         raise FileNotFoundError(
             f"language.pretrained={source!r}: neither a complete local folder nor reachable on the Hugging Face hub. "

@@ -1,0 +1,95 @@
+"""Segmentation losses against their formulas, summed pixel by pixel."""
+
+import math
+
+import pytest
+import torch
+
+from magnet.losses import TERMS
+from magnet.losses.segmentation import cross_entropy, dice
+
+
+@pytest.fixture
+def case():
+    torch.manual_seed(0)
+    masks = (torch.rand(3, 5, 4) > 0.6).float()
+    masks[2] = 0  # an image without foreground
+    return {"class_logits": 3 * torch.randn(3, 2, 5, 4)}, {"masks": masks}
+
+
+def probability(logits: torch.Tensor, b: int, y: int, x: int) -> list[float]:
+    exponentials = [math.exp(v) for v in logits[b, :, y, x].double().tolist()]
+    return [e / sum(exponentials) for e in exponentials]
+
+
+def test_cross_entropy_by_formula(case):
+    outputs, batch = case
+    images = []
+    for b in range(3):
+        total = weights = 0.0
+        for y in range(5):
+            for x in range(4):
+                label = int(batch["masks"][b, y, x])
+                weight = (0.9, 1.1)[label]
+                total -= weight * math.log(probability(outputs["class_logits"], b, y, x)[label])
+                weights += weight
+        images.append(total / weights)
+    assert cross_entropy(outputs, batch).item() == pytest.approx(sum(images) / 3, rel=1e-5)
+
+
+def test_dice_by_formula(case):
+    outputs, batch = case
+    terms = []
+    for b in range(3):
+        for c in range(2):
+            overlap = total = 0.0
+            for y in range(5):
+                for x in range(4):
+                    p = probability(outputs["class_logits"], b, y, x)[c]
+                    g = float(int(batch["masks"][b, y, x]) == c)
+                    overlap, total = overlap + p * g, total + p * p + g
+            terms.append(1 - 2 * overlap / (total + 1e-6))
+    assert dice(outputs, batch).item() == pytest.approx(sum(terms) / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_splitting_a_batch_changes_nothing(name, case):
+    outputs, batch = case
+    whole = TERMS[name](outputs, batch)
+    parts = [
+        TERMS[name]({"class_logits": outputs["class_logits"][b : b + 1]}, {"masks": batch["masks"][b : b + 1]})
+        for b in range(3)
+    ]
+    torch.testing.assert_close(whole, torch.stack(parts).mean())
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_perfect_answer_costs_nothing_and_a_wrong_one_much(name, case):
+    _, batch = case
+    sure = 100 * (2 * batch["masks"] - 1)
+    right, wrong = torch.stack([-sure, sure], 1), torch.stack([sure, -sure], 1)
+    assert TERMS[name]({"class_logits": right[:2]}, {"masks": batch["masks"][:2]}).item() < 1e-5
+    assert TERMS[name]({"class_logits": wrong[:2]}, {"masks": batch["masks"][:2]}).item() > 0.9
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_coarse_logits_are_resized_to_the_masks(name):
+    """Corners stay where they are: a 2x2 map becomes 3x3 with the mean of its neighbours between."""
+    coarse = torch.tensor([[[0.0, 2.0], [4.0, 6.0]]])
+    fine = torch.tensor([[[0.0, 1, 2], [2, 3, 4], [4, 5, 6]]])
+    batch = {"masks": torch.tensor([[[0.0, 0, 1], [0, 1, 1], [1, 1, 1]]])}
+    expected = TERMS[name]({"class_logits": torch.stack([-fine, fine], 1)}, batch)
+    torch.testing.assert_close(TERMS[name]({"class_logits": torch.stack([-coarse, coarse], 1)}, batch), expected)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_bfloat16_logits_are_summed_in_float32(name):
+    torch.manual_seed(0)
+    logits, batch = torch.randn(2, 2, 64, 64).bfloat16(), {"masks": (torch.rand(2, 64, 64) > 0.5).float()}
+    expected = TERMS[name]({"class_logits": logits.double()}, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = TERMS[name]({"class_logits": logits.requires_grad_()}, batch)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    value.backward()
+    assert logits.grad.isfinite().all()
