@@ -82,6 +82,11 @@ def run(tmp_path, monkeypatch) -> runs.Run:
     return made
 
 
+@pytest.fixture
+def html(run) -> str:
+    return write_report(run).read_text(encoding="utf-8")
+
+
 class Page(HTMLParser):
     """The tags, visible words and links of a page."""
 
@@ -100,38 +105,33 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_hostile_sentences_stay_text(run):
-    page = Page(write_report(run).read_text(encoding="utf-8"))
+def test_hostile_text_stays_text(run, html):
+    page = Page(html)
+    words = "".join(page.words)
     assert "script" not in page.tags
-    assert f"{HOSTILE} " in "".join(page.words)
-    assert "random <b>" in page.words
+    assert f"{HOSTILE} " in words and "random <b>" in page.words
 
 
-def test_report_is_one_file_without_network(run):
-    path = write_report(run)
-    links = Page(path.read_text(encoding="utf-8")).links
+def test_report_is_one_file_without_network(run, html):
+    links = Page(html).links
     pictures = [link for link in links if link.startswith("data:image/png;base64,")]
     assert len(pictures) == 2 + 3 * 2 + 2  # figures, galleries, attention
     for picture in pictures:
         Image.open(io.BytesIO(base64.b64decode(picture.split(",")[1]))).verify()
     files = set(links) - set(pictures)
     assert {"summary.csv", "model.safetensors", "log.jsonl"} <= files
-    assert all((path.parent / name).exists() for name in files)
-    assert path.stat().st_size < 10e6
+    assert all((run.folder / name).exists() for name in files)
+    assert len(html) < 10e6
 
 
-def test_scores_stand_beside_the_baselines(run):
-    words = " ".join(Page(write_report(run).read_text(encoding="utf-8")).words)
-    assert f"{magnet.summarize(pd.read_parquet(run.folder / 'eval/own-val-original.parquet'))['oIoU']:.1f} " in words
-    assert words.index("this run") < words.index("random <b>") < words.index("12.3")
-    assert "tiny" not in words.split("How it was made")[0].replace(run.name, "")  # its own row is not listed twice
-
-
-def test_all_sections_are_there(run):
-    html = write_report(run).read_text(encoding="utf-8")
+def test_report_has_all_its_parts(run, html):
     for title in ("Scores", "Training", "Successes", "Typical", "Failures", "Attention per word", "Configuration"):
         assert f">{title}<" in html
     assert "Left out" not in html
+    words = " ".join(Page(html).words)
+    score = magnet.summarize(pd.read_parquet(run.folder / "eval/own-val-original.parquet"))["oIoU"]
+    assert words.index("this run") < words.index(f"{score:.1f} ") < words.index("random <b>") < words.index("12.3")
+    assert "tiny" not in words.split("How it was made")[0].replace(run.name, "")  # its own row is not listed twice
 
 
 def test_a_run_without_results_says_what_is_missing(run):
@@ -150,7 +150,7 @@ def test_a_run_without_its_pictures_keeps_its_numbers(run, tmp_path):
 
 def test_results_on_other_data_are_not_mixed_in(run, tmp_path):
     (tmp_path / "own" / "refs(me).json").rename(tmp_path / "own" / "refs(other).json")
-    before = write_report(run).read_text(encoding="utf-8").count("<tr")
     magnet.evaluate(run, data=dataclasses.replace(run.config.data, split_by="other"), progress=False)
     assert len(list((run.folder / "eval").iterdir())) == 2
-    assert write_report(run).read_text(encoding="utf-8").count("<tr") == before
+    html = write_report(run).read_text(encoding="utf-8")  # galleries are left out: the run's own refs are gone
+    assert html.count("<tr") == 3 and "Left out" in html
