@@ -1,6 +1,7 @@
 """Looking inside a trained network and at what it answers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from magnet.data import encode
 from magnet.data.dataset import read_image
 from magnet.evaluate import evaluation_mode
-from magnet.metrics import rle_decode
+from magnet.metrics import intersection_union, rle_decode
 from magnet.models.attention import PixelWordAttention
 from magnet.predictor import Predictor
 from magnet.workbench.plots import Example
@@ -82,14 +83,27 @@ def load_examples(expressions: pd.DataFrame, results: pd.DataFrame, sent_ids: Se
     Args: expressions: from `read_refer`; results: from `evaluate` on them.
     Raises KeyError for a sent_id that is in neither.
     """
-    truths, answers = expressions.set_index("sent_id"), results.set_index("sent_id")
-    return [_example(Path(expressions.attrs["images"]), truths.loc[i], answers.loc[i]) for i in sent_ids]
+    answers = results.set_index("sent_id").loc[list(sent_ids)]
+    pairs = zip(sent_ids, answers["rle"], answers["iou"])
+    return [_answered(_unanswered(expressions, i), rle, iou) for i, rle, iou in pairs]
 
 
-def _example(folder: Path, truth: pd.Series, answer: pd.Series) -> Example:
-    size = int(truth["height"]), int(truth["width"])
-    return Example(
-        image=np.asarray(read_image(folder / truth["file"], *size).convert("RGB")),
-        truth=rle_decode(truth["rle"], *size), prediction=rle_decode(answer["rle"], *size),
-        text=truth["text"], iou=float(answer["iou"]),
-    )  # fmt: skip
+def answer(predictor: Predictor, expressions: pd.DataFrame, sent_id: int, text: str | None = None) -> Example:
+    """The predictor's answer to one expression, or to another `text` about the same picture; the IoU is to its truth."""
+    example = _unanswered(expressions, sent_id)
+    predictor.set_image(example.image)
+    mask, _ = predictor.predict(text or example.text)
+    inside, either = intersection_union(mask, example.truth)
+    return replace(example, prediction=mask, text=text or example.text, iou=float(inside / either))
+
+
+def _answered(example: Example, rle: str, iou: float) -> Example:
+    return replace(example, prediction=rle_decode(rle, *example.truth.shape), iou=float(iou))
+
+
+def _unanswered(expressions: pd.DataFrame, sent_id: int) -> Example:
+    row = expressions.set_index("sent_id").loc[sent_id]
+    size = int(row["height"]), int(row["width"])
+    image = read_image(Path(expressions.attrs["images"]) / row["file"], *size)
+    truth = rle_decode(row["rle"], *size)
+    return Example(image=np.asarray(image), truth=truth, prediction=np.zeros(size, bool), text=row["text"])

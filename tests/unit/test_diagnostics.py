@@ -9,7 +9,7 @@ from PIL import Image
 import magnet
 from magnet.config import LanguageConfig, ModelConfig, VisionConfig
 from magnet.metrics import rle_encode
-from magnet.workbench.diagnostics import choose_examples, load_examples, word_attention
+from magnet.workbench.diagnostics import answer, choose_examples, load_examples, word_attention
 
 TINY = ModelConfig(
     vision=VisionConfig(
@@ -112,3 +112,25 @@ def test_load_examples_joins_both_tables(tmp_path):
     np.testing.assert_array_equal(examples[0].image, picture)
     np.testing.assert_array_equal(examples[0].truth, truth)
     np.testing.assert_array_equal(examples[0].prediction, answer)
+
+
+def test_answer_asks_about_the_picture_of_an_expression(tmp_path):
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / "a.png")
+    truth = np.zeros((4, 6), bool)
+    truth[:, :2] = True
+    row = {"sent_id": [7], "height": 4, "width": 6, "file": "a.png", "text": "left", "rle": rle_encode(truth)}
+    expressions = pd.DataFrame(row)
+    expressions.attrs["images"] = str(tmp_path)
+
+    class LeftHalf:
+        def set_image(self, image):
+            self.shape = image.shape[:2]
+
+        def predict(self, text):
+            mask = np.zeros(self.shape, bool)
+            mask[:, : 3 if text == "left" else 0] = True
+            return mask, 1.0
+
+    assert answer(LeftHalf(), expressions, 7).iou == pytest.approx(8 / 12)
+    nothing = answer(LeftHalf(), expressions, 7, "right")
+    assert (nothing.iou, nothing.text, nothing.prediction.sum()) == (0, "right", 0)
