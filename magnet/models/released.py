@@ -125,8 +125,8 @@ def _swin_config(tensors: Tensors, prefix: str) -> VisionConfig:
     options = {
         "embed_dim": patch.shape[0],
         "patch_size": patch.shape[-1],
-        "depths": tuple(_count(tensors, rf"{prefix}layers\.{i}\.blocks\.(\d+)\.") for i in stages),
-        "num_heads": tuple(table.shape[1] for table in tables),
+        "depths": [_count(tensors, rf"{prefix}layers\.{i}\.blocks\.(\d+)\.") for i in stages],
+        "num_heads": [table.shape[1] for table in tables],
         "window_size": round(tables[0].shape[0] ** 0.5 + 1) // 2,  # the table has (2w-1)² rows
     }
     return VisionConfig(name="swin_base_patch4_window12_384", options=options)

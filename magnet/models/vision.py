@@ -96,16 +96,10 @@ def _family(config: VisionConfig) -> str:
 
 def _split_into_steps(body: FeatureListNet) -> list[list[str]]:
     """Names of the modules that make up the stem and each stage, in order."""
-    steps, current, stem_open = [], [], True
-    for name in body:
-        if stem_open and name in body.return_layers:
-            steps.append(current)
-            current, stem_open = [], False
-        current.append(name)
-        if name in body.return_layers:
-            steps.append(current)
-            current = []
-    return steps
+    names = list(body)
+    ends = [names.index(name) + 1 for name in body.return_layers]
+    starts = [ends[0] - 1, *ends[:-1]]  # what comes before the first stage's last module is the stem
+    return [names[: starts[0]], *(names[start:end] for start, end in zip(starts, ends))]
 
 
 class _PadThenRollBlock(SwinTransformerBlock):
@@ -157,7 +151,7 @@ def _load_pretrained(body: FeatureListNet, config: VisionConfig) -> None:
     with torch.device("meta"):  # timm's translation needs the whole network, but only its shapes
         whole = _create(config, staged=False)
     own = body.state_dict()
-    given = {_flat_name(name, own): tensor for name, tensor in _timm_form(read_weights(config), whole, config).items()}
+    given = {_flat_name(name, own): tensor for name, tensor in _timm_form(_read_weights(config), whole, config).items()}
     behind = {name for name in whole.state_dict() if _flat_name(name, own) not in own}  # final norm
     given = {name: t for name, t in given.items() if name not in behind and not _is_classifier(name, whole)}
     problems = differences(own, given)
@@ -207,36 +201,24 @@ def _is_classifier(name: str, whole: nn.Module) -> bool:
     return name.startswith((*(f"{head}." for head in heads), "head.", "classifier."))
 
 
-def read_weights(config: VisionConfig) -> dict[str, Tensor]:
+def _read_weights(config: VisionConfig) -> dict[str, Tensor]:
     """Tensors of a local file, of a folder holding model.safetensors or pytorch_model.bin, or of a hub repository."""
     path = Path(config.pretrained).expanduser()
-    if path.is_dir():
-        files = [path / name for name in _WEIGHT_FILES if (path / name).is_file()]
-        if not files:
-            raise FileNotFoundError(f"vision.pretrained={str(path)!r} holds neither of {', '.join(_WEIGHT_FILES)}")
-        path = files[0]
-    if path.is_file():
-        return _read_file(path)
-    if path.suffix in (".safetensors", ".pth", ".pt", ".bin") or path.is_absolute():
-        raise FileNotFoundError(f"vision.pretrained={config.pretrained!r}: no such file or folder")
-    return _read_hub(config.pretrained)
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
+    path = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), path)
+    if not path.is_file():
+        path = _download(config.pretrained)
     try:
-        return load_state_dict(str(path), use_ema=False)
-    except Exception as error:
-        raise ValueError(f"vision.pretrained={str(path)!r} is not a readable weight file: {error}") from error
+        return load_state_dict(str(path), use_ema=False)  # reads safetensors, or a pickle of nothing but tensors
+    except Exception as error:  # a broken file raises what its format's library likes
+        raise ValueError(f"vision.pretrained={config.pretrained!r}: cannot read {path}: {error}") from error
 
 
-def _read_hub(name: str) -> dict[str, Tensor]:
-    repository = name if "/" in name else f"timm/{name}"
+def _download(name: str) -> Path:
     try:
-        path = hf_hub_download(repository, _WEIGHT_FILES[0])
+        return Path(hf_hub_download(name if "/" in name else f"timm/{name}", _WEIGHT_FILES[0]))
     except Exception as error:  # the hub's client raises many kinds when there is no network or no such name
         raise FileNotFoundError(
-            f"vision.pretrained={name!r}: cannot fetch {repository!r} from the Hugging Face hub "
-            f"({type(error).__name__}). Without a network, copy its model.safetensors here and set "
-            f"vision.pretrained=/path/to/model.safetensors"
+            f"vision.pretrained={name!r}: no local file, no folder holding {' or '.join(_WEIGHT_FILES)}, and not to be "
+            f"had from the Hugging Face hub ({type(error).__name__}). Without a network, copy its model.safetensors "
+            f"here and set vision.pretrained=/path/to/model.safetensors"
         ) from error
-    return _read_file(Path(path))

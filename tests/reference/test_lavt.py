@@ -11,7 +11,7 @@ import magnet
 
 from .recipe import make_inputs, make_weights, read_shapes, reference_folder
 
-TOLERANCE = 1e-3  # the project's bound; the differences seen are below 1e-5
+TOLERANCE = 1e-4  # the largest difference seen is 4e-6
 
 
 def make_checkpoint(shapes: dict) -> dict:
@@ -34,6 +34,22 @@ def shrink(shapes: dict) -> dict:
         }
         for group, tensors in shapes.items()
     }
+
+
+def test_swin_base_checkpoint_finds_a_place_for_every_tensor():
+    shapes = read_shapes("lavt_released_swin-base")
+    checkpoint = {
+        group: {name: torch.ones((), dtype=getattr(torch, dtype)).expand(shape) for name, (shape, dtype) in s.items()}
+        for group, s in shapes.items()
+    }
+    model = magnet.load_released(checkpoint)
+    options = model.config.vision.options
+    assert (options["embed_dim"], options["window_size"]) == (128, 12)
+    assert options["depths"] == [2, 2, 18, 2] and options["num_heads"] == [4, 8, 16, 32]
+    assert all((tensor == 1).all() for tensor in model.state_dict().values())  # nothing kept its random start
+    unused = ("relative_position_index", "layers.3.res_gate.0.weight", "layers.3.res_gate.2.weight")
+    placed = [shape for s in shapes.values() for name, (shape, _) in s.items() if not name.endswith(unused)]
+    assert sum(t.numel() for t in model.state_dict().values()) == sum(int(np.prod(shape)) for shape in placed)
 
 
 @pytest.fixture(scope="module")
@@ -61,22 +77,6 @@ def test_answers_depend_on_neither_batch_nor_padding(released):
     length = int(token_mask[1].sum())
     alone = released(images[1:], token_ids[1:, :length], token_mask[1:, :length])["mask_logits"]
     torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-5)
-
-
-def test_swin_base_checkpoint_finds_a_place_for_every_tensor():
-    shapes = read_shapes("lavt_released_swin-base")
-    checkpoint = {
-        group: {name: torch.ones((), dtype=getattr(torch, dtype)).expand(shape) for name, (shape, dtype) in s.items()}
-        for group, s in shapes.items()
-    }
-    model = magnet.load_released(checkpoint)
-    options = model.config.vision.options
-    assert (options["embed_dim"], options["window_size"]) == (128, 12)
-    assert options["depths"] == (2, 2, 18, 2) and options["num_heads"] == (4, 8, 16, 32)
-    assert all((tensor == 1).all() for tensor in model.state_dict().values())  # nothing kept its random start
-    unused = ("relative_position_index", "layers.3.res_gate.0.weight", "layers.3.res_gate.2.weight")
-    placed = [shape for s in shapes.values() for name, (shape, _) in s.items() if not name.endswith(unused)]
-    assert sum(t.numel() for t in model.state_dict().values()) == sum(int(np.prod(shape)) for shape in placed)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 
 import magnet
 from magnet.config import LanguageConfig, ModelConfig, VisionConfig
+from magnet.losses import TERMS
 
 TINY = ModelConfig(
     vision=VisionConfig(
@@ -83,6 +84,15 @@ def test_every_parameter_gets_a_gradient():
     model = build()
     model(*make_inputs())["mask_logits"].square().mean().backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+
+def test_bfloat16_autocast_trains():
+    model, inputs = build(), make_inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(*inputs)
+        loss = sum(term(outputs, {"masks": torch.ones(2, 75, 101)}) for term in TERMS.values())
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_checkpointing_changes_no_gradient():
