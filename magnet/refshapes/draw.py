@@ -119,7 +119,7 @@ def _paint(thing: SceneObject, u: _Plane, v: _Plane, distance: _Plane, pixel: fl
     if thing.texture == "plain":
         return colour[:, None, None] * shade
     dark = colour.mean() < 110
-    second = colour + (0.42 * (255 - colour) if dark else -0.42 * colour)
+    second = colour + (0.48 * (255 - colour) if dark else -0.48 * colour)
     pattern = np.clip(0.5 + _pattern(thing.texture, u, v, thing.phase) / (8 * pixel), 0, 1)
     return (colour[:, None, None] + (second - colour)[:, None, None] * pattern) * shade
 
@@ -130,8 +130,8 @@ def _pattern(texture: str, u: _Plane, v: _Plane, phase: float) -> _Plane:
     if texture == "striped":
         return np.sin(10 * v + shift)
     if texture == "checked":
-        return np.sin(8 * u + shift) * np.sin(8 * v + shift)
-    return np.cos(10 * u + shift) + np.cos(10 * v + shift) - 0.55
+        return np.sin(10 * u + shift) * np.sin(10 * v + shift)
+    return np.cos(11 * u + shift) + np.cos(11 * v + shift) - 0.5
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -160,7 +160,7 @@ def _expose(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Uneven light, then grain, then 8 bits: (3, S, S) float32 -> (S, S, 3) uint8."""
     size = picture.shape[-1]
     light = _stretch(0.7 + 0.5 * rng.random((3, 3), np.float32), size)
-    amplitude = np.float32((14 + 22 * rng.random()) / 255)
+    amplitude = np.float32((14 + 18 * rng.random()) / 255)
     grain = rng.integers(0, 256, (2, size, size), np.uint8)  # two fields, mixed into three channels
     first, second = (grain.astype(np.float32) - 127.5) * amplitude
     exposed = picture * light

@@ -1,7 +1,7 @@
 """What concepts are called. Common words come first in each list and follow Zipf's law; rare ones are kept apart.
 
-A rare word is used once in about 10,000 training expressions, below the 1 in 5,000 that defines split testR; the shipped
-vocabulary holds the common words whole and only pieces of the rare ones.
+A rare word is used once in 10,000 training expressions or less, below the 1 in 5,000 that defines split testR; the
+shipped vocabulary holds the common words whole and only pieces of the rare ones.
 """
 
 from bisect import bisect

@@ -56,8 +56,9 @@ def write_refshapes(
     """Write a RefShapes set under root/refshapes and return that folder; the bytes do not depend on num_workers.
 
     `size` is "mini", "small" or "full"; `image_size` overrides its pixels; `special_splits` adds no_target and
-    multi_target, as many scenes as testA. A complete set of the same make is found, not rewritten. All is written to a folder beside
-    and renamed at the end. Raises ValueError for an unknown size and FileExistsError where another set is in the way.
+    multi_target, as many scenes as testA. A complete set of the same make is found, not rewritten. All is written to a
+    folder beside and renamed at the end. Raises ValueError for an unknown size and FileExistsError where another set
+    is in the way.
     """
     if size not in SIZES:
         raise ValueError(f"RefShapes has no size {size!r}; it has {', '.join(SIZES)}")
