@@ -3,20 +3,14 @@
 python benchmarks/bootstrap.py --output results/tables/bootstrap.csv      (a few seconds; bound: 2 s)
 """
 
-import argparse
-import csv
-import shlex
 import statistics
-import sys
 import time
-from datetime import date
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from measured import parser, report
 
 from magnet.metrics import PROTOCOLS
-from magnet.runs import environment
 from magnet.statistics import compare, summarize
 
 NUM_ROWS, NUM_IMAGES, NUM_DRAWS, NUM_REPEATS = 10_834, 1_500, 10_000, 5
@@ -41,34 +35,15 @@ def seconds(function, *arguments) -> float:
     return statistics.median(times[1:])
 
 
-def measure() -> list[dict]:
+def main() -> None:
+    options = parser(__doc__).parse_args()
     size = f"{NUM_DRAWS} draws, {NUM_ROWS} rows, {NUM_IMAGES} images"
     first, second = made_up_results(0), made_up_results(1)
-    values = {
-        f"summarize: oIoU, mIoU and P@X, {size}": seconds(summarize, first),
-        f"compare: the same, paired, {size}": seconds(compare, first, second),
-    }
-    about = {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": date.today().isoformat(),
-        "hardware": environment()["processor"],
-    }
-    return [{"what": what, "value": round(value, 3), "unit": "s", **about} for what, value in values.items()]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="write a CSV with one row per measurement")
-    output = parser.parse_args().output
-    rows = measure()
-    for row in rows:
-        print(f"{row['what']}: {row['value']} {row['unit']}")
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    rows = [
+        (f"summarize: oIoU, mIoU and P@X, {size}", seconds(summarize, first), "s"),
+        (f"compare: the same, paired, {size}", seconds(compare, first, second), "s"),
+    ]
+    report(rows, options.output)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from pathlib import Path
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
@@ -41,7 +40,7 @@ def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: b
     Raises FloatingPointError where a loss is not finite, KeyboardInterrupt on Ctrl-C or SIGTERM once all is saved.
     """
     start, fingerprint = _initial_weights(init)
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    accelerator = Accelerator()
     with accelerator.main_process_first():
         run = runs.open_run(config, fingerprint)
     if not run.is_finished:
