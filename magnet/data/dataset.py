@@ -19,6 +19,7 @@ from magnet.config import DataConfig
 from magnet.data.refer import read_refer, select_split
 from magnet.data.text import encode, load_tokenizer, report
 from magnet.metrics import rle_decode
+from magnet.refshapes import Expression, sample
 
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -36,7 +37,7 @@ def read_image(file: Path, height: int, width: int) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} is not readable as an image ({error}); fetch it anew, see data/README.md") from error
     raise ValueError(
-        f"{file} is {found[0]} x {found[1]} pixels, instances.json says {width} x {height}; fetch it anew, see data/README.md"
+        f"{file} is {found[0]} x {found[1]} pixels, instances.json says {width} x {height}; fetch both anew"
     )
 
 
@@ -68,7 +69,7 @@ def squash_mask(mask: np.ndarray, size: int) -> np.ndarray:
 def normalize(image: np.ndarray) -> torch.Tensor:
     """(S, S, 3) uint8 -> (3, S, S) float32 with ImageNet's mean 0 and deviation 1."""
     pixels = torch.from_numpy(image).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
-    return pixels.div_(255).sub_(IMAGENET_MEAN).div_(IMAGENET_STD)
+    return pixels.sub_(255 * IMAGENET_MEAN).div_(255 * IMAGENET_STD)
 
 
 class ExpressionDataset(Dataset):
@@ -89,13 +90,14 @@ class ExpressionDataset(Dataset):
         check_texts(table, tokenizer, data.num_tokens)
         self.size, self.seed = data.image_size, seed
         self.images = Path(table.attrs["images"])
-        self.table = table[["sent_id", "ref_id", "file", "height", "width", "rle"]].reset_index(drop=True)
+        columns = (table[name].tolist() for name in ("sent_id", "ref_id", "file", "height", "width", "rle"))
+        self.rows = list(zip(*columns))  # a data frame takes longer to index than a small picture to read
         self.token_ids, self.token_mask = encode(tokenizer, table["text"].tolist(), data.num_tokens, data.words)
         per_object = training and data.sentences == "one"
-        self.objects = list(self.table.groupby("ref_id", sort=False).indices.values()) if per_object else None
+        self.objects = list(table.groupby("ref_id", sort=False).indices.values()) if per_object else None
 
     def __len__(self) -> int:
-        return len(self.objects or self.table)
+        return len(self.objects or self.rows)
 
     def row(self, index: int) -> int:
         """The table row that item `index` shows."""
@@ -103,12 +105,12 @@ class ExpressionDataset(Dataset):
         if self.objects is None:
             return item
         rows = self.objects[item]
-        ref_id = int(self.table["ref_id"].iat[rows[0]])
+        ref_id = self.rows[rows[0]][1]
         return int(rows[np.random.default_rng([self.seed, epoch, ref_id]).integers(len(rows))])
 
     def __getitem__(self, index: int) -> dict:
         row = self.row(index)
-        sent_id, _, file, height, width, rle = self.table.iloc[row]
+        sent_id, _, file, height, width, rle = self.rows[row]
         image = read_image(self.images / file, height, width)
         mask = rle_decode(rle, height, width)
         return {
@@ -116,7 +118,7 @@ class ExpressionDataset(Dataset):
             "token_ids": self.token_ids[row],  # (T,)
             "token_mask": self.token_mask[row],  # (T,)
             "mask": torch.from_numpy(squash_mask(mask, self.size)).float(),  # (S, S)
-            "sent_id": int(sent_id),
+            "sent_id": sent_id,
         }
 
 
@@ -157,46 +159,31 @@ def collate(items: list[dict]) -> dict:
 
 
 class FreshShapes(Dataset):
-    """RefShapes training scenes without end: item i is a pure function of (seed, i).
+    """RefShapes training scenes without end: item i is a pure function of (seed, i), for i below 2^32.
 
-    Scene i // num_expressions_per_scene is drawn, and its expressions are taken in an order that visits the kinds in
-    turn, so that frequent kinds do not crowd out rare ones. The sampler decides which indices are visited.
+    One expression per scene, of a kind drawn evenly from the kinds that the scene has.
     """
 
-    def __init__(self, data: DataConfig, tokenizer, seed: int, num_expressions_per_scene: int = 1, length: int = 2**40):
+    def __init__(self, data: DataConfig, tokenizer, seed: int):
         self.data, self.tokenizer, self.seed = data, tokenizer, seed
-        self.num_expressions_per_scene, self.length = num_expressions_per_scene, length
 
     def __len__(self) -> int:
-        return self.length
+        return 2**32
 
     def __getitem__(self, index: int) -> dict:
-        from magnet.refshapes import sample
-
-        scene_index, turn = divmod(index, self.num_expressions_per_scene)
-        drawn = sample(self.seed, scene_index, split="train", image_size=self.data.image_size)
-        order = balanced_order(
-            [expression.kind for expression in drawn.expressions], np.random.default_rng([self.seed, scene_index])
-        )
-        expression = drawn.expressions[order[turn % len(order)]]
+        scene = sample(self.seed, index, split="train", image_size=self.data.image_size)
+        expression = _evenly(scene.expressions, np.random.default_rng([self.seed, index]))
         token_ids, token_mask = encode(self.tokenizer, [expression.text], self.data.num_tokens, self.data.words)
         return {
-            "image": normalize(drawn.image),
+            "image": normalize(scene.image),
             "token_ids": token_ids[0],
             "token_mask": token_mask[0],
-            "mask": torch.from_numpy(drawn.masks[expression.target]).float(),
+            "mask": torch.from_numpy(scene.masks[expression.target]).float(),
             "sent_id": index,
         }
 
 
-def balanced_order(kinds: list[str], rng: np.random.Generator) -> list[int]:
-    """All positions of `kinds` in random order, each kind once before any kind comes again."""
-    shuffled = rng.permutation(len(kinds))
-    turn_of_kind = {kind: float(rng.random()) for kind in sorted(set(kinds))}
-    seen: dict[str, int] = {}
-    keys = {}
-    for position in shuffled.tolist():
-        kind = kinds[position]
-        seen[kind] = seen.get(kind, -1) + 1
-        keys[position] = (seen[kind], turn_of_kind[kind])
-    return sorted(keys, key=keys.get)
+def _evenly(expressions: list[Expression], rng: np.random.Generator) -> Expression:
+    kind = rng.choice(sorted({expression.kind for expression in expressions}))
+    of_kind = [expression for expression in expressions if expression.kind == kind]
+    return of_kind[rng.integers(len(of_kind))]

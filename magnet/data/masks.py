@@ -57,5 +57,6 @@ def _overlaid(rles: list[dict], polygon_overlap: str) -> dict:
     union = coco.merge(rles)
     if polygon_overlap == "union" or coco.area(union) == coco.area(rles).sum():  # disjoint: nothing to leave out
         return union
-    once = coco.decode(rles).sum(axis=2, dtype=np.uint16) == 1
-    return coco.encode(np.asfortranarray(once, dtype=np.uint8))
+    layers = coco.decode(rles)  # (H, W, polygons) uint8
+    once = layers.sum(axis=2, dtype=np.uint8 if len(rles) < 256 else np.uint32) == 1
+    return coco.encode(np.asfortranarray(once).view(np.uint8))

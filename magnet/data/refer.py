@@ -56,7 +56,7 @@ def read_refer(
     file, stamp = _cache_file(sources[0], polygon_overlap), _stamp(sources)
     table = _read_cache(file, stamp) if cache else None
     if table is None:
-        table = _Builder(*sources, polygon_overlap).table()
+        table = _build(*sources, polygon_overlap)
         table.attrs["stamp"] = stamp
         if cache:
             _write_cache(table, file)
@@ -156,11 +156,20 @@ def load_refs(file: Path) -> list[dict]:
     return refs
 
 
-def load_instances(file: Path) -> dict[str, list[dict]]:
-    """COCO instances: images, annotations, categories; ValueError for a file cut short or of another form."""
+def load_instances(file: Path, ann_ids: set[int]) -> dict[str, list[dict]]:
+    """COCO instances: images, annotations, categories; only annotations of `ann_ids` keep their segmentation.
+
+    Raises ValueError for a file cut short or of another form.
+    """
+
+    def forget_segmentation(record: dict) -> dict:  # while parsing: all of them would take gigabytes
+        if record.get("id") not in ann_ids:
+            record.pop("segmentation", None)
+        return record
+
     try:
-        instances = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
+        instances = json.loads(file.read_text(encoding="utf-8"), object_hook=forget_segmentation)
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged or cut short ({error}); {REMEDY}") from error
     for key, fields in INSTANCES.items():
         records = instances.get(key) if isinstance(instances, dict) else None
@@ -207,6 +216,15 @@ def _write_cache(table: pd.DataFrame, file: Path) -> None:
 # The table ------------------------------------------------------------------------------------------------------------
 
 
+def _build(refs_file: Path, instances_file: Path, polygon_overlap: str) -> pd.DataFrame:
+    join = _Join(refs_file, instances_file, polygon_overlap)
+    table, attrs = _joined(*join.rows()), {"problems": join.problems, "notes": join.notes}
+    del join  # what was read is gone before the tags grow
+    table = add_tags(table) if len(table) else table
+    table.attrs |= attrs
+    return table
+
+
 @contextmanager
 def _collected(problems: list[str], where: str) -> Iterator[None]:
     try:
@@ -217,15 +235,16 @@ def _collected(problems: list[str], where: str) -> Iterator[None]:
         problems.append(f"{where}: {error}")
 
 
-class _Builder:
-    """Joins refs with their annotations and images, and collects what does not fit."""
+class _Join:
+    """Refs with their annotations and images; what does not fit is collected."""
 
     def __init__(self, refs_file: Path, instances_file: Path, polygon_overlap: str):
         self.refs_file, self.instances_file, self.polygon_overlap = refs_file, instances_file, polygon_overlap
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.refs = load_refs(refs_file)
-        instances = load_instances(instances_file)
+        ann_ids = {ref["ann_id"] for ref in self.refs if isinstance(ref.get("ann_id"), int)}
+        instances = load_instances(instances_file, ann_ids)
         self.images, self.annotations, self.categories = (
             self._by_id(instances, key) for key in ("images", "annotations", "categories")
         )
@@ -238,13 +257,14 @@ class _Builder:
     def _by_id(self, instances: dict, key: str) -> dict[int, dict]:
         records = {record["id"]: record for record in instances[key]}
         if len(records) < len(instances[key]):
-            repeated = [
-                value for value, count in Counter(record["id"] for record in instances[key]).items() if count > 1
-            ]
-            self.problems += [f"{self.instances_file}: {key} id {value} comes more than once" for value in repeated]
+            counts = Counter(record["id"] for record in instances[key])
+            for repeated in [value for value, count in counts.items() if count > 1]:
+                self.problems.append(f"{self.instances_file}: {key}: id {repeated} comes more than once; none is used")
+                del records[repeated]
         return records
 
-    def table(self) -> pd.DataFrame:
+    def rows(self) -> tuple[list[dict], list[dict]]:
+        """Objects, and sentences whose "object" is a position in the first list."""
         objects, sentences = [], []
         for ref in self.refs:
             where = f"{self.refs_file}: ref {ref.get('ref_id')}"
@@ -254,12 +274,8 @@ class _Builder:
                     with _collected(self.problems, f"{where}, sentence {sentence.get('sent_id')}"):
                         sentences.append(self._sentence(sentence) | {"object": len(objects) - 1})
         if not sentences:
-            self.problems = self.problems or [f"{self.refs_file}: it holds no refs"]
-            table = pd.DataFrame({"sent_id": []})
-        else:
-            table = add_tags(_joined(objects, sentences))
-        table.attrs |= {"problems": self.problems, "notes": self.notes}
-        return table
+            self.problems.append(f"{self.refs_file}: no usable ref in it")
+        return objects, sentences
 
     def _object(self, ref: dict) -> dict:
         ref_id, ann_id = _integer(ref, "ref_id"), _integer(ref, "ann_id")
@@ -304,6 +320,8 @@ class _Builder:
 
 
 def _joined(objects: list[dict], sentences: list[dict]) -> pd.DataFrame:
+    if not sentences:
+        return pd.DataFrame({"sent_id": []})
     table = pd.DataFrame(sentences).join(pd.DataFrame(objects), on="object").drop(columns="object")
     first = ["sent_id", "ref_id", "ann_id", "image_id", "category_id", "category", "split", "text", "file"]
     return table[first + [column for column in table if column not in first]]

@@ -94,7 +94,8 @@ def add_token_tags(table: pd.DataFrame, tokenizer, num_tokens: int = 20) -> pd.D
 
 def words_of(text: str) -> list[str]:
     """Lower-case words; apostrophes and hyphens stay inside them, also where a tokenizer tore them out."""
-    return _WORD.findall(_TORN.sub(r"\1", text.lower().replace("’", "'")))
+    text = text.lower().replace("’", "'")
+    return _WORD.findall(_TORN.sub(r"\1", text) if " ' " in text or " - " in text else text)
 
 
 def word_tags(words: list[str]) -> dict:
@@ -137,10 +138,11 @@ def _relation_length(words: list[str], start: int) -> int:
 
 
 def _has_rare_word(words: list[list[str]], in_train: np.ndarray) -> list[bool]:
-    sets = [frozenset(sentence) for sentence in words]
-    train = [sets[row] for row in np.flatnonzero(in_train)] or sets
-    counts = Counter(word for present in train for word in present)
-    return [any(counts[word] < RARE_SHARE * len(train) for word in present) for present in sets]
+    train = [words[row] for row in np.flatnonzero(in_train)] or words
+    counts = Counter(word for sentence in train for word in set(sentence))
+    everything = {word for sentence in words for word in sentence}
+    rare = {word for word in everything if counts[word] < RARE_SHARE * len(train)}
+    return [not rare.isdisjoint(sentence) for sentence in words]
 
 
 def _touches_border(table: pd.DataFrame) -> np.ndarray:

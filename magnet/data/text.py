@@ -12,30 +12,30 @@ import numpy as np
 import torch
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+LOCAL_COPY = (
+    "where there is a network, `hf download NAME config.json vocab.txt tokenizer.json tokenizer_config.json"
+    " --local-dir FOLDER`, and give that folder, or its vocab.txt, as `vocabulary`"
+)
 REFSHAPES_VOCABULARY = Path(__file__).parents[1] / "assets" / "refshapes_vocab.txt"
 
 
 def load_tokenizer(vocabulary: str):
     """A transformers fast tokenizer.
 
-    vocabulary: "refshapes" (shipped with the package), a WordPiece vocabulary file (one piece per line, BERT's
-    lower-casing and splitting), a folder that AutoTokenizer reads, or a hub name.
-    Raises FileNotFoundError naming what was wanted and how to give a local copy; ValueError for a file that is no
+    vocabulary: "refshapes" (shipped with the package), a WordPiece vocabulary file (one piece per line; lower-cased and
+    split as BERT does), a folder that AutoTokenizer reads, or a hub name.
+    Raises FileNotFoundError that names what was wanted and how to give a local copy; ValueError for a file that is no
     WordPiece vocabulary.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the loader's fork
     path = REFSHAPES_VOCABULARY if vocabulary == "refshapes" else Path(vocabulary).expanduser()
     if path.is_file():
         return _word_piece(path)
-    if vocabulary == "refshapes" or path.suffix == ".txt" or path.is_absolute() or vocabulary.startswith((".", "~")):
-        raise FileNotFoundError(f"{path} does not exist; {_HOW_TO_GIVE_ONE}")
-    return _auto(vocabulary if not path.is_dir() else path)
-
-
-_HOW_TO_GIVE_ONE = (
-    "give a WordPiece file (vocab.txt of the model) or a folder with tokenizer.json as `vocabulary`: "
-    "`hf download NAME vocab.txt tokenizer.json tokenizer_config.json --local-dir FOLDER` on a machine with a network"
-)
+    if path.is_dir():
+        return _from_folder(path)
+    if vocabulary.startswith(("/", ".", "~")) or path.suffix == ".txt" or path == REFSHAPES_VOCABULARY:
+        raise FileNotFoundError(f"{path} does not exist; {LOCAL_COPY}")
+    return _from_hub(vocabulary)
 
 
 def _word_piece(path: Path):
@@ -45,20 +45,38 @@ def _word_piece(path: Path):
     missing = [piece for piece in SPECIALS if piece not in pieces]
     if missing or len(set(pieces)) != len(pieces):
         what = f"lacks {', '.join(missing)}" if missing else "holds a piece twice"
-        raise ValueError(f"{path} is no WordPiece vocabulary: it {what}; {_HOW_TO_GIVE_ONE}")
+        raise ValueError(f"{path} is no WordPiece vocabulary: it {what}; {LOCAL_COPY}")
     return BertTokenizerFast(vocab={piece: index for index, piece in enumerate(pieces)}, do_lower_case=True)
 
 
-def _auto(name: str | Path):
+def _from_folder(folder: Path):
     from transformers import AutoTokenizer
 
     try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise FileNotFoundError(f"no tokenizer in {folder} ({_first_line(error)}); {LOCAL_COPY}") from error
+
+
+def _from_hub(name: str):
+    """The downloaded copy if there is one; the hub is asked once before the client, which retries for a minute."""
+    from huggingface_hub import HfApi
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):
+        pass
+    try:
+        HfApi().model_info(name, timeout=10)
         return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileNotFoundError(
-            f"no tokenizer {str(name)!r} here or on the hub ({reason}); {_HOW_TO_GIVE_ONE}"
-        ) from error
+    except Exception as error:  # the hub's client raises many kinds
+        message = f"no tokenizer {name!r} here or on the Hugging Face hub ({_first_line(error)}); {LOCAL_COPY}"
+        raise FileNotFoundError(message) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def encode(tokenizer, texts: Sequence[str], num_tokens: int = 20, words: str = "sentence"):
