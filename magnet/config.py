@@ -37,6 +37,7 @@ class ModelConfig:
     vision: VisionConfig = VisionConfig()
     language: LanguageConfig = LanguageConfig()
     decoder_norm: Literal["batch", "group"] = "batch"  # LAVT's decoder; "group" does not depend on the batch
+    decoder_width: int | None = None  # channels of LAVT's decoder; None: half the last stage's, as published
     gate_init: Literal["normal", "zero"] = "normal"  # LAVT's language gate: normal(0.02) is what its code does
     pad_then_roll: bool = True  # Swin as released; False: timm's own order
     gradient_checkpointing: bool = False

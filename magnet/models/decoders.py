@@ -11,11 +11,12 @@ class LAVTDecoder(nn.Module):
     """LAVT's decoder: from the coarsest map up, upsample, join the next finer map, two 3×3 convolutions.
 
     `norm` "batch" is LAVT's; "group" (8 groups, our choice) does not depend on the other images of a batch.
+    `width` None is LAVT's, half the last stage's channels.
     """
 
-    def __init__(self, channels: list[int], norm: str = "batch"):
+    def __init__(self, channels: list[int], norm: str = "batch", width: int | None = None):
         super().__init__()
-        self.width = channels[-1] // 2
+        self.width = width or channels[-1] // 2
         inputs = [channels[-1]] + [self.width] * (len(channels) - 2)  # what arrives from below
         self.fuse = nn.ModuleList(
             _two_convolutions(below + finer, self.width, norm) for below, finer in zip(inputs, channels[-2::-1])

@@ -22,7 +22,7 @@ class LAVT(nn.Module):
         self.fusions = nn.ModuleList(PixelWordAttention(c, self.language.width) for c in channels)
         self.gates = nn.ModuleList(LanguageGate(c, config.gate_init) for c in channels[:-1])  # nothing reads the last
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels)
-        self.decoder = LAVTDecoder(channels, config.decoder_norm)
+        self.decoder = LAVTDecoder(channels, config.decoder_norm, config.decoder_width)
 
     def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
         """Images (B,3,H,W), token ids and mask (B,T) -> stage_features, word_features (B,T,D), token_mask, image_size.
