@@ -162,9 +162,10 @@ def _expose(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     light = _stretch(0.7 + 0.5 * rng.random((3, 3), np.float32), size)
     amplitude = np.float32((14 + 18 * rng.random()) / 255)
     grain = rng.integers(0, 256, (2, size, size), np.uint8)  # two fields, mixed into three channels
-    first, second = (grain.astype(np.float32) - 127.5) * amplitude
-    exposed = picture * light
-    exposed[0] += first + 0.4 * second
-    exposed[1] += first
-    exposed[2] += first - 0.4 * second
-    return np.ascontiguousarray(np.clip(exposed, 0, 255).astype(np.uint8).transpose(1, 2, 0))
+    first, second = (grain.astype(np.float32) - 127.5) * (amplitude * np.array([1, 0.4], np.float32))[:, None, None]
+    picture *= light
+    picture += first
+    picture[0] += second
+    picture[2] -= second
+    np.clip(picture, 0, 255, out=picture)
+    return picture.transpose(1, 2, 0).astype(np.uint8, order="C")

@@ -10,7 +10,8 @@ from magnet.refshapes.scene import HELD_OUT, Scene
 from magnet.refshapes.words import RARE_SHARE, Voice, sentence
 
 KINDS = tuple(PROPOSERS["one"])
-_TRIES = 12  # proposals per expression before its scene counts as unfit for the kind
+_KINDS_TRIED = 18  # kinds drawn for a training scene, more than its expressions as some will not be possible
+_TRIES = 6  # proposals per expression before its scene counts as unfit for the kind
 
 
 class Expression(NamedTuple):
@@ -58,8 +59,8 @@ RULES = {
 }
 
 
-def expressions(scene: Scene, rules: Rules, rng: np.random.Generator, index: int = 0) -> list[Expression]:
-    """Up to rules.num expressions for a scene, no two alike; fewer where the scene does not allow them."""
+def expressions(scene: Scene, rules: Rules, rng: np.random.Generator, index: int, num: int) -> list[Expression]:
+    """Up to `num` expressions for a scene, no two alike; fewer where the scene does not allow them."""
     inventory = Inventory(scene)
     found: dict[str, Expression] = {}
     for kind in _kinds(rules, rng, index):
@@ -68,9 +69,9 @@ def expressions(scene: Scene, rules: Rules, rng: np.random.Generator, index: int
             if new and not any(one.text in found for one in new):
                 found.update((one.text, one) for one in new)
                 break
-        if len(found) >= rules.num:
+        if len(found) >= num:
             break
-    return list(found.values())[: rules.num]
+    return list(found.values())[:num]
 
 
 def _kinds(rules: Rules, rng: np.random.Generator, index: int) -> list[str]:
@@ -79,7 +80,7 @@ def _kinds(rules: Rules, rng: np.random.Generator, index: int) -> list[str]:
     if rules.in_turn:
         return [names[index % len(names)]] * rules.num
     totals = np.cumsum(list(rules.kinds.values()))
-    return [names[k] for k in np.searchsorted(totals, rng.random(3 * rules.num) * totals[-1], side="right")]
+    return [names[k] for k in np.searchsorted(totals, rng.random(_KINDS_TRIED) * totals[-1], side="right")]
 
 
 def _attempt(kind: str, inventory: Inventory, rules: Rules, rng: np.random.Generator) -> list[Expression]:

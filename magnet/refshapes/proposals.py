@@ -74,17 +74,29 @@ class Links:
         num = fits.sum(1)
         self.apart = fits @ fits.T == 0
         self.one = (sure == 1) & (maybe == 1) & self.apart
-        self.to_object = (fits @ links == 1).all(0)  # (link, noun, object): the same with one object as the anchor
-        self.target = ((fits * np.arange(facts.num, dtype=np.float32)) @ reach[SURE]).astype(int)
+        self.target = self.one * ((fits * np.arange(facts.num, dtype=np.float32)) @ reach[SURE]).astype(int)
         described = self.one & (num > 1)[:, None]
         swapped = described.transpose(0, 2, 1) & (self.target != self.target.transpose(0, 2, 1))
         self.paired = described & swapped
-        weight = np.array([noun.weight for noun in nouns])
-        self.shared = weight * (num > 1)
+        weight = np.array([noun.weight for noun in nouns], np.float32)
         self.weight = described * np.where(self.paired, 1, _UNPAIRED) * weight[:, None] * weight
         for name in ("larger", "smaller"):  # "larger than the ring" needs one ring
             self.weight[LINKS.index(name)] *= num == 1
         self.strict = self.weight * self.paired * (num == 2)[:, None] * (num == 2)
+        self._two_hops(fits @ links, weight * (num > 1))
+
+    def _two_hops(self, linked: np.ndarray, weight: np.ndarray) -> None:
+        """Weights of outer (link, noun, middle noun) and inner (link, middle noun, anchor noun) hops, neither idle.
+
+        linked (level, link, noun, object): how many objects of the noun are linked to one object; weight (noun).
+        """
+        num_relations = len(RELATIONS)
+        self.to_object = (linked[:, :num_relations] == 1).all(0)  # an outer hop picks one object
+        self.outer = (self.apart & ~self.one[:num_relations]) * weight[:, None]  # but not without the inner hop
+        outer, to_object = self.outer.reshape(-1, len(weight)), self.to_object.reshape(-1, linked.shape[-1])
+        possible = outer.T @ to_object.astype(np.float32) > 0  # (middle noun, its object)
+        middle = np.arange(len(weight))[:, None]
+        self.inner = self.weight[:num_relations] * possible[middle, self.target[:num_relations]]
 
 
 def _weighted(options, weights, rng: np.random.Generator):
@@ -149,28 +161,25 @@ def _relation(inventory: Inventory, rng: np.random.Generator, paired: bool) -> P
 
 
 def _two_hop(inventory: Inventory, rng: np.random.Generator, paired: bool) -> Proposal:
-    """Neither hop may be idle, and the other attachment ("the star ... above the heart") must not mislead."""
-    links, facts, nouns = inventory.links, inventory.facts, inventory.nouns
-    num_relations = len(RELATIONS)
-    inner = _cell(links.weight[:num_relations], rng)
+    """The other attachment ("the star ... above the heart") must not mislead."""
+    links = inventory.links
+    inner = _cell(links.inner, rng)
     if inner is None:
         return None
     second, middle, anchor = inner
-    good = links.to_object[:num_relations, :, links.target[inner]] & ~links.one[:num_relations, :, middle]
-    outer = _cell(good * (links.apart[middle] & links.apart[anchor]) * links.shared, rng)
+    outer = _cell(links.outer[:, :, middle] * links.to_object[..., links.target[inner]] * links.apart[anchor], rng)
     if outer is None:
         return None
-    first, noun = outer
-    noun, middle, anchor = (nouns[k].program for k in (noun, middle, anchor))
-    first, second = RELATIONS[first], RELATIONS[second]
+    noun, middle, anchor = (inventory.nouns[k].program for k in (outer[1], middle, anchor))
+    first, second = RELATIONS[outer[0]], RELATIONS[second]
     program = ["relation", noun, first, ["relation", middle, second, anchor]]
     misread = ["relation", ["relation", noun, first, middle], second, anchor]
-    only = sole(program, facts)
-    return (program, None) if only is not None and sole(misread, facts) in (None, only) else None
+    only = sole(program, inventory.facts)
+    return (program, None) if only is not None and sole(misread, inventory.facts) in (None, only) else None
 
 
 def _comparison(inventory: Inventory, rng: np.random.Generator, paired: bool) -> Proposal:
-    if rng.random() < 0.4:
+    if rng.random() < (0.05 if paired else 0.4):  # its twin always exists, unlike that of the others
         return _closer(inventory, rng)
     link = _linked(COMPARISONS, inventory, rng, paired)
     if not link or any("size" in noun.program[1] for noun in (link[0], link[2])):

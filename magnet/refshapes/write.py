@@ -1,6 +1,6 @@
 """RefShapes on disk, in the REFER layout that RefCOCO uses: refs(v1).p, instances.json and images/.
 
-python -c "from magnet.refshapes.write import write_refshapes; write_refshapes('data', 'small')"    # about 10 s
+magnet data shapes --size small     # about ten seconds
 """
 
 import json
@@ -19,8 +19,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from magnet.refshapes import Sample, sample
 from magnet.refshapes.language import Expression
+from magnet.refshapes.sampling import Sample, sample
 from magnet.refshapes.scene import SHAPES, VERSION
 
 NAME, SPLIT_BY = "refshapes", VERSION
