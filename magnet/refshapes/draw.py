@@ -19,9 +19,9 @@ def render(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
     for k, thing in enumerate(scene.objects):
         rows, columns, u, v = _patch(thing, size)
         pixel = 2 / (thing.diameter * size)  # in radii
-        distance = _DISTANCES[thing.shape](u, v)
-        paint = _paint(thing, u, v, distance, pixel)
-        cover = np.clip(0.5 - distance / pixel, 0, 1)
+        depth = _DISTANCES[thing.shape](u, v) * (-1 / pixel)  # in pixels, positive inside
+        paint = _paint(thing, u, v, depth, pixel)
+        cover = _ramp(depth + 0.5)
         patch = picture[:, rows, columns]
         patch += cover * (paint - patch)
         inside = cover > 0.5
@@ -111,16 +111,20 @@ _DISTANCES: dict[str, Callable[[_Plane, _Plane], _Plane]] = {
 }
 
 
-def _paint(thing: SceneObject, u: _Plane, v: _Plane, distance: _Plane, pixel: float) -> np.ndarray:
+def _ramp(values: np.ndarray) -> np.ndarray:
+    """Cut to 0..1, in place."""
+    return np.minimum(np.maximum(values, 0, out=values), 1, out=values)
+
+
+def _paint(thing: SceneObject, u: _Plane, v: _Plane, depth: _Plane, pixel: float) -> np.ndarray:
     """The object's colours (3, h, w): its texture in a second tone, a little relief, a dark rim."""
     colour = np.array(COLOURS[thing.colour], np.float32)
-    rim = 0.45 + 0.55 * np.clip(-distance / pixel - 0.6, 0, 1)
-    shade = rim * (1.02 - 0.1 * v)
+    shade = (0.45 + 0.55 * _ramp(depth - 0.6)) * (1.02 - 0.1 * v)
     if thing.texture == "plain":
         return colour[:, None, None] * shade
     dark = colour.mean() < 110
     second = colour + (0.48 * (255 - colour) if dark else -0.48 * colour)
-    pattern = np.clip(0.5 + _pattern(thing.texture, u, v, thing.phase) / (8 * pixel), 0, 1)
+    pattern = _ramp(0.5 + _pattern(thing.texture, u, v, thing.phase) / (8 * pixel))
     return (colour[:, None, None] + (second - colour)[:, None, None] * pattern) * shade
 
 

@@ -44,8 +44,9 @@ class Inventory:
         self.facts = Facts(scene)
         table: dict[tuple, Noun] = {}
         for thing in scene.objects:
+            attributes = thing._asdict()
             for names, weight in _PHRASES:
-                values = tuple(getattr(thing, name) for name in names)
+                values = tuple([attributes[name] for name in names])
                 if values not in table and "medium" not in values:
                     program = ["objects", dict(zip(names, values))]
                     table[values] = Noun(program, execute(program, self.facts), weight)
@@ -79,13 +80,14 @@ class Links:
         swapped = described.transpose(0, 2, 1) & (self.target != self.target.transpose(0, 2, 1))
         self.paired = described & swapped
         weight = np.array([noun.weight for noun in nouns], np.float32)
-        self.weight = described * np.where(self.paired, 1, _UNPAIRED) * weight[:, None] * weight
+        weights = described * np.where(self.paired, 1, _UNPAIRED) * weight[:, None] * weight
         for name in ("larger", "smaller"):  # "larger than the ring" needs one ring
-            self.weight[LINKS.index(name)] *= num == 1
-        self.strict = self.weight * self.paired * (num == 2)[:, None] * (num == 2)
-        self._two_hops(fits @ links, weight * (num > 1))
+            weights[LINKS.index(name)] *= num == 1
+        self.loose = _cumulative(weights)
+        self.strict = _cumulative(weights * self.paired * (num == 2)[:, None] * (num == 2))
+        self._two_hops(fits @ links, weight * (num > 1), weights)
 
-    def _two_hops(self, linked: np.ndarray, weight: np.ndarray) -> None:
+    def _two_hops(self, linked: np.ndarray, weight: np.ndarray, weights: np.ndarray) -> None:
         """Weights of outer (link, noun, middle noun) and inner (link, middle noun, anchor noun) hops, neither idle.
 
         linked (level, link, noun, object): how many objects of the noun are linked to one object; weight (noun).
@@ -96,7 +98,12 @@ class Links:
         outer, to_object = self.outer.reshape(-1, len(weight)), self.to_object.reshape(-1, linked.shape[-1])
         possible = outer.T @ to_object.astype(np.float32) > 0  # (middle noun, its object)
         middle = np.arange(len(weight))[:, None]
-        self.inner = self.weight[:num_relations] * possible[middle, self.target[:num_relations]]
+        self.inner = _cumulative(weights[None, :num_relations] * possible[middle, self.target[:num_relations]])
+
+
+def _cumulative(weights: np.ndarray) -> np.ndarray:
+    """Weights (rows, ...) summed up along everything but the rows."""
+    return weights.reshape(len(weights), -1).cumsum(1)
 
 
 def _weighted(options, weights, rng: np.random.Generator):
@@ -114,24 +121,27 @@ def _pick(nouns: list[Noun], rng: np.random.Generator, apart: int = 0) -> Noun |
     return _weighted(good, [noun.weight for noun in good], rng)
 
 
-def _cell(weights: np.ndarray, rng: np.random.Generator) -> tuple[int, ...] | None:
-    """An index of the array, drawn by weight."""
-    totals = np.cumsum(weights)
-    if not totals[-1]:
+def _cell(totals: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...] | None:
+    """An index into an array of that shape, drawn by its cumulative weights."""
+    total = totals[-1]
+    if not total:
         return None
-    cell = int(np.searchsorted(totals, rng.random() * totals[-1], side="right"))
-    return tuple(int(k) for k in np.unravel_index(cell, weights.shape))
+    cell, index = int(totals.searchsorted(rng.random() * total, side="right")), []
+    for size in reversed(shape):
+        cell, last = divmod(cell, size)
+        index.append(last)
+    return tuple(index[::-1])
 
 
 def _linked(names: tuple[str, ...], inventory: Inventory, rng: np.random.Generator, paired: bool):
     """(noun, link, anchor): each link that describes anything is equally likely."""
-    table = inventory.links.strict if paired else inventory.links.weight
-    rows = [k for k in map(LINKS.index, names) if table[k].any()]
+    table, nouns = inventory.links.strict if paired else inventory.links.loose, inventory.nouns
+    rows = [row for row in map(LINKS.index, names) if table[row, -1]]
     if not rows:
         return None
     row = _any(rows, rng)
-    noun, anchor = _cell(table[row], rng)
-    return inventory.nouns[noun], LINKS[row], inventory.nouns[anchor]
+    noun, anchor = _cell(table[row], (len(nouns), len(nouns)), rng)
+    return nouns[noun], LINKS[row], nouns[anchor]
 
 
 def _attribute(inventory: Inventory, rng: np.random.Generator, paired: bool) -> Proposal:
@@ -162,12 +172,13 @@ def _relation(inventory: Inventory, rng: np.random.Generator, paired: bool) -> P
 
 def _two_hop(inventory: Inventory, rng: np.random.Generator, paired: bool) -> Proposal:
     """The other attachment ("the star ... above the heart") must not mislead."""
-    links = inventory.links
-    inner = _cell(links.inner, rng)
+    links, shape = inventory.links, (len(RELATIONS), len(inventory.nouns))
+    inner = _cell(links.inner[0], (*shape, shape[1]), rng)
     if inner is None:
         return None
     second, middle, anchor = inner
-    outer = _cell(links.outer[:, :, middle] * links.to_object[..., links.target[inner]] * links.apart[anchor], rng)
+    weights = links.outer[:, :, middle] * links.to_object[..., links.target[inner]] * links.apart[anchor]
+    outer = _cell(weights.cumsum(), shape, rng)
     if outer is None:
         return None
     noun, middle, anchor = (inventory.nouns[k].program for k in (outer[1], middle, anchor))
