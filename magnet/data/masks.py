@@ -57,6 +57,7 @@ def _overlaid(rles: list[dict], polygon_overlap: str) -> dict:
     union = coco.merge(rles)
     if polygon_overlap == "union" or coco.area(union) == coco.area(rles).sum():  # disjoint: nothing to leave out
         return union
-    layers = coco.decode(rles)  # (H, W, polygons) uint8
-    once = layers.sum(axis=2, dtype=np.uint8 if len(rles) < 256 else np.uint32) == 1
-    return coco.encode(np.asfortranarray(once).view(np.uint8))
+    num_layers = np.zeros(rles[0]["size"], np.uint8 if len(rles) < 256 else np.uint32, order="F")
+    for rle in rles:  # one at a time: many polygons on a large picture would not fit side by side
+        num_layers += coco.decode(rle)
+    return coco.encode(np.asfortranarray(num_layers == 1, dtype=np.uint8))
