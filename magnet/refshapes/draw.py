@@ -88,15 +88,15 @@ def _cross(u: _Plane, v: _Plane) -> _Plane:
 
 def _heart(u: _Plane, v: _Plane) -> _Plane:
     """A square on its corner with a half disc on each upper side."""
-    u, v = np.abs(u), -v - 0.06
-    a, b = 0.56, 0.56 / sqrt(2)
+    u, v = np.abs(u), 0.17 - v
+    a, b = 0.57, 0.57 / sqrt(2)
     lobe = np.sqrt((u - b) ** 2 + (v - b) ** 2)
     return np.minimum((u + np.abs(v)) / sqrt(2), lobe) - a
 
 
 def _crescent(u: _Plane, v: _Plane) -> _Plane:
-    u, vv = u - 0.27, v * v
-    return np.maximum(np.sqrt(u * u + vv) - 0.9, 0.66 - np.sqrt((u - 0.5) ** 2 + vv))
+    u, vv = u - 0.26, v * v
+    return np.maximum(np.sqrt(u * u + vv) - 0.83, 0.6 - np.sqrt((u - 0.46) ** 2 + vv))
 
 
 _DISTANCES: dict[str, Callable[[_Plane, _Plane], _Plane]] = {

@@ -96,7 +96,7 @@ def _attempt(kind: str, inventory: Inventory, rules: Rules, rng: np.random.Gener
     if kind in ("relation", "comparison") and rules.answer == "one":
         meanings += _twin(program, targets, kind, inventory.facts, rules)
     voice = Voice(rng, 0.6 if rules.rare else RARE_SHARE)
-    texts = [sentence(meaning, voice) for meaning, _ in meanings]
+    texts = [sentence(meaning, voice, rules.answer == "many") for meaning, _ in meanings]
     if len(meanings) <= rules.paired or voice.rare < rules.rare:
         return []
     return [_expression(text, *meaning, kind, other, inventory.facts) for text, meaning in zip(texts, meanings)]

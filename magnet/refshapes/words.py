@@ -153,9 +153,11 @@ class Voice:
         return self.say(value, NOUNS_AND_ADJECTIVES[value])
 
 
-def sentence(program: list, voice: Voice) -> str:
-    """A whole referring expression."""
+def sentence(program: list, voice: Voice, several: bool = False) -> str:
+    """A whole referring expression, to one object or to several."""
     text = _say(program, voice)
+    if several:
+        return f"every {text}"
     if program[0] == "objects":
         text = voice.say("attribute", ATTRIBUTES).format(text)
     return text if text.startswith("not ") else voice.the + text

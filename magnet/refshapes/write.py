@@ -119,6 +119,7 @@ def _write(folder: Path, info: dict, num_workers: int, progress: bool) -> tuple[
     categories = [{"id": k, "name": shape, "supercategory": "shape"} for k, shape in enumerate(SHAPES, start=1)]
     instances = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     (folder / "instances.json").write_text(json.dumps(instances, separators=(",", ":")))
+    refs = json.loads(json.dumps(refs))  # a pickle tells shared strings from equal ones, and workers share fewer
     (folder / f"refs({SPLIT_BY}).p").write_bytes(pickle.dumps(refs, protocol=2))
     return len(refs), next(sent_ids) - 1
 
