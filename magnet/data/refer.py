@@ -8,7 +8,6 @@ or in <root>/images/train2014. A downloaded pickle cannot run code: every global
 
 import json
 import os
-import pickle
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -19,15 +18,16 @@ from pathlib import Path
 import pandas as pd
 from pycocotools import mask as coco
 
+from magnet.data.files import find_sources, load_instances, load_refs
 from magnet.data.masks import object_rle
 from magnet.data.tags import add_tags
 from magnet.runs import atomic_write
 
 FORMAT = 1  # of the cached table: raise it when a column or its meaning changes
 NUM_SHOWN = 5  # problems spelled out in an error
+COLUMNS = ("sent_id", "ref_id", "ann_id", "image_id", "category_id", "category", "split", "text", "file",
+           "height", "width", "rle", "area", "num_same_category")  # fmt: skip
 SENTENCE_FIELDS = {"sent_id", "raw", "sent", "tokens"}  # anything else a sentence carries becomes a column
-INSTANCES = {"images": ["id"], "annotations": ["id", "image_id", "category_id"], "categories": ["id"]}
-REMEDY = "fetch it anew, see data/README.md"
 
 
 def read_refer(
@@ -105,80 +105,7 @@ def _report(table: pd.DataFrame, on_problem: str) -> None:
             warnings.warn(f"{len(found)} {what}, the first: {found[0]}", stacklevel=3)
 
 
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-def find_sources(root: Path, name: str, split_by: str) -> tuple[Path, Path]:
-    """The refs file and instances.json; an error names what is missing, what exists and what helps."""
-    folder, instances = root / name, root / name / "instances.json"
-    makes_it = f"`magnet data shapes --root {root}` makes it"
-    remedy = makes_it if name == "refshapes" else "data/README.md says where to get it"
-    if not folder.is_dir():
-        found = sorted(path.parent.name for path in root.glob("*/instances.json"))
-        raise FileNotFoundError(f"{folder} does not exist; {root} holds {', '.join(found) or 'no data set'}; {remedy}")
-    for suffix in (".p", ".json"):
-        refs = folder / f"refs({split_by}){suffix}"
-        if refs.is_file() and instances.is_file():
-            return refs, instances
-        if refs.is_file():
-            raise FileNotFoundError(f"{instances} does not exist; {remedy}")
-    found = sorted({path.stem[len("refs(") : -1] for path in folder.glob("refs(*).*")})
-    raise ValueError(f"no {folder}/refs({split_by}).p; split_by can be {', '.join(found) or 'nothing yet'}; {remedy}")
-
-
-class _ImportRefused(pickle.UnpicklingError):
-    pass
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Lists, dicts, numbers and strings: a pickle that would import anything is refused before it does."""
-
-    def find_class(self, module: str, name: str):
-        raise _ImportRefused(f"it wants to import {module}.{name}")
-
-
-def load_refs(file: Path) -> list[dict]:
-    """The list in a refs file, a pickle (of Python 2 or 3) or JSON; ValueError for anything else."""
-    try:
-        if file.suffix == ".json":
-            refs = json.loads(file.read_bytes())
-        else:
-            with file.open("rb") as stream:
-                refs = _PlainUnpickler(stream, encoding="latin1").load()
-    except _ImportRefused as error:
-        raise ValueError(f"{file} is refused: {error}; nothing of it was run; {REMEDY}") from error
-    except OSError:
-        raise
-    except Exception as error:  # damaged pickles raise nearly anything
-        raise ValueError(f"{file} is damaged or cut short ({error}); {REMEDY}") from error
-    if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
-        raise ValueError(f"{file} holds no list of refs; {REMEDY}")
-    return refs
-
-
-def load_instances(file: Path, ann_ids: set[int]) -> dict[str, list[dict]]:
-    """COCO instances: images, annotations, categories; only annotations of `ann_ids` keep their segmentation.
-
-    Raises ValueError for a file cut short or of another form.
-    """
-
-    def forget_segmentation(record: dict) -> dict:  # while parsing: all of them would take gigabytes
-        if record.get("id") not in ann_ids:
-            record.pop("segmentation", None)
-        return record
-
-    try:
-        instances = json.loads(file.read_text(encoding="utf-8"), object_hook=forget_segmentation)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged or cut short ({error}); {REMEDY}") from error
-    for key, fields in INSTANCES.items():
-        records = instances.get(key) if isinstance(instances, dict) else None
-        if not isinstance(records, list):
-            raise ValueError(f"{file} has no list {key!r}: not COCO instances; {REMEDY}")
-        for record in records:
-            if not isinstance(record, dict) or not all(isinstance(record.get(field), int) for field in fields):
-                raise ValueError(f"{file}: {key}: {str(record)[:80]} lacks whole numbers {', '.join(fields)}; {REMEDY}")
-    return instances
+# The cache ------------------------------------------------------------------------------------------------------------
 
 
 def _stamp(sources: tuple[Path, Path]) -> str:
@@ -199,8 +126,8 @@ def _read_cache(file: Path, stamp: str) -> pd.DataFrame | None:
     if not file.is_file():
         return None
     try:
-        table = pd.read_parquet(file)
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        table = pd.read_parquet(file, page_checksum_verification=True)
+    except Exception as error:  # damaged parquet raises nearly anything
         warnings.warn(f"{file} is damaged ({error}) and is made anew", stacklevel=3)
         return None
     return table if table.attrs.get("stamp") == stamp else None
@@ -208,8 +135,8 @@ def _read_cache(file: Path, stamp: str) -> pd.DataFrame | None:
 
 def _write_cache(table: pd.DataFrame, file: Path) -> None:
     try:
-        atomic_write(file, lambda temporary: table.to_parquet(temporary, index=False))
-    except OSError as error:
+        atomic_write(file, lambda temporary: table.to_parquet(temporary, index=False, write_page_checksum=True))
+    except (OSError, ValueError, TypeError) as error:  # the disk, or a field of mixed types
         warnings.warn(f"the table is not cached: {error}", stacklevel=3)
 
 
@@ -278,10 +205,12 @@ class _Join:
         return objects, sentences
 
     def _object(self, ref: dict) -> dict:
+        if isinstance(ref["ann_id"], list):
+            raise ValueError(f"ann_id is {ref['ann_id']}: several objects or none (gRefCOCO's form) are not read")
         ref_id, ann_id = _integer(ref, "ref_id"), _integer(ref, "ann_id")
         _once("ref_id", ref_id, self.ref_ids)
         annotation = self._found(self.annotations, "annotation", ann_id)
-        image_id, category_id = annotation["image_id"], annotation["category_id"]
+        image_id, category_id = _integer(annotation, "image_id"), _integer(annotation, "category_id")
         if ref["image_id"] != image_id:
             raise ValueError(f"image_id is {ref['image_id']!r}, but its annotation {ann_id} lies on image {image_id}")
         image = self._found(self.images, "image", image_id)
@@ -294,7 +223,7 @@ class _Join:
             "ann_id": ann_id,
             "image_id": image_id,
             "category_id": category_id,
-            "category": self._found(self.categories, "category", category_id)["name"],
+            "category": _string(self._found(self.categories, "category", category_id), "name"),
             "split": _string(ref, "split"),
             "file": _string(image, "file_name"),
             "height": height,
@@ -315,6 +244,8 @@ class _Join:
         text = _string(sentence, "raw" if "raw" in sentence else "sent")
         if not text.strip():
             raise ValueError(f"the expression is empty: {text!r}")
+        if taken := sentence.keys() & set(COLUMNS) - {"sent_id"}:
+            raise ValueError(f"the names {', '.join(sorted(taken))} are the table's own; rename these fields")
         extra = {key: _plain(value) for key, value in sentence.items() if key not in SENTENCE_FIELDS}
         return {"sent_id": sent_id, "text": text} | extra
 
@@ -323,19 +254,19 @@ def _joined(objects: list[dict], sentences: list[dict]) -> pd.DataFrame:
     if not sentences:
         return pd.DataFrame({"sent_id": []})
     table = pd.DataFrame(sentences).join(pd.DataFrame(objects), on="object").drop(columns="object")
-    first = ["sent_id", "ref_id", "ann_id", "image_id", "category_id", "category", "split", "text", "file"]
-    return table[first + [column for column in table if column not in first]]
+    return table[[*COLUMNS, *(column for column in table if column not in COLUMNS)]]
 
 
 def _integer(record: dict, key: str) -> int:
-    if not isinstance(record[key], int):
-        raise ValueError(f"{key} is {record[key]!r}, not a whole number")
+    if not isinstance(record[key], int) or not 0 <= record[key] < 2**63:
+        raise ValueError(f"{key} is {record[key]!r}, not a whole number from 0")
     return record[key]
 
 
 def _string(record: dict, key: str) -> str:
     if not isinstance(record[key], str):
         raise ValueError(f"{key} is {record[key]!r}, not a string")
+    record[key].encode()  # half a surrogate pair could not be stored
     return record[key]
 
 
@@ -352,4 +283,11 @@ def _non_empty(sentences: list) -> list[dict]:
 
 
 def _plain(value):
-    return json.dumps(value) if isinstance(value, dict | list) else value
+    """A sentence's own field as a column can hold it."""
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{value} does not fit 64 bits")
+    if isinstance(value, str):
+        value.encode()
+    return value

@@ -1,0 +1,81 @@
+"""The files of a data set in REFER's layout: found, read and checked; nothing in them can run code."""
+
+import json
+import pickle
+from pathlib import Path
+
+INSTANCES = {"images": ["id"], "annotations": ["id", "image_id", "category_id"], "categories": ["id"]}
+REMEDY = "fetch it anew, see data/README.md"
+
+
+def find_sources(root: Path, name: str, split_by: str) -> tuple[Path, Path]:
+    """The refs file and instances.json; an error names what is missing, what exists and what helps."""
+    folder, instances = root / name, root / name / "instances.json"
+    makes_it = f"`magnet data shapes --root {root}` makes it"
+    remedy = makes_it if name == "refshapes" else "data/README.md says where to get it"
+    if not folder.is_dir():
+        found = sorted(path.parent.name for path in root.glob("*/instances.json"))
+        raise FileNotFoundError(f"{folder} does not exist; {root} holds {', '.join(found) or 'no data set'}; {remedy}")
+    for suffix in (".p", ".json"):
+        refs = folder / f"refs({split_by}){suffix}"
+        if refs.is_file() and instances.is_file():
+            return refs, instances
+        if refs.is_file():
+            raise FileNotFoundError(f"{instances} does not exist; {remedy}")
+    found = sorted({path.stem[len("refs(") : -1] for path in folder.glob("refs(*).*")})
+    raise ValueError(f"no {folder}/refs({split_by}).p; split_by can be {', '.join(found) or 'nothing yet'}; {remedy}")
+
+
+class _ImportRefused(pickle.UnpicklingError):
+    pass
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Lists, dicts, numbers and strings: a pickle that would import anything is refused before it does."""
+
+    def find_class(self, module: str, name: str):
+        raise _ImportRefused(f"it wants to import {module}.{name}")
+
+
+def load_refs(file: Path) -> list[dict]:
+    """The list in a refs file, a pickle (of Python 2 or 3) or JSON; ValueError for anything else."""
+    try:
+        if file.suffix == ".json":
+            refs = json.loads(file.read_bytes())
+        else:
+            with file.open("rb") as stream:
+                refs = _PlainUnpickler(stream, encoding="latin1").load()
+    except _ImportRefused as error:
+        raise ValueError(f"{file} is refused: {error}; nothing of it was run; {REMEDY}") from error
+    except OSError:
+        raise
+    except Exception as error:  # damaged pickles raise nearly anything
+        raise ValueError(f"{file} is damaged or cut short ({error}); {REMEDY}") from error
+    if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
+        raise ValueError(f"{file} holds no list of refs; {REMEDY}")
+    return refs
+
+
+def load_instances(file: Path, ann_ids: set[int]) -> dict[str, list[dict]]:
+    """COCO instances: images, annotations, categories; only annotations of `ann_ids` keep their segmentation.
+
+    Raises ValueError for a file cut short or of another form.
+    """
+
+    def forget_segmentation(record: dict) -> dict:  # while parsing: all of them would take gigabytes
+        if record.get("id") not in ann_ids:
+            record.pop("segmentation", None)
+        return record
+
+    try:
+        instances = json.loads(file.read_text(encoding="utf-8"), object_hook=forget_segmentation)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged or cut short ({error}); {REMEDY}") from error
+    for key, fields in INSTANCES.items():
+        records = instances.get(key) if isinstance(instances, dict) else None
+        if not isinstance(records, list):
+            raise ValueError(f"{file} has no list {key!r}: not COCO instances; {REMEDY}")
+        for record in records:
+            if not isinstance(record, dict) or not all(isinstance(record.get(field), int) for field in fields):
+                raise ValueError(f"{file}: {key}: {str(record)[:80]} lacks whole numbers {', '.join(fields)}; {REMEDY}")
+    return instances
