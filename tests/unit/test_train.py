@@ -96,11 +96,12 @@ def inputs(num=2):
 
 
 def test_training_learns_a_few_pictures_by_heart(run_root):
-    config = tiny_config(num_steps=60, val_every=60, lr=3e-3)
-    data = dataclasses.replace(config.data, fresh=False, sentences="all")
-    run = magnet.fit(dataclasses.replace(config, data=data), progress=False)
+    config = tiny_config(num_steps=150, val_every=150, val_expressions=None, lr=5e-3, batch_size=12)
+    data = dataclasses.replace(config.data, fresh=False, sentences="all", train_split="testA", val_split="testA")
+    run = magnet.fit(dataclasses.replace(config, data=data, losses={"dice": 1.0}), progress=False)
     loss = [line["loss"] for line in run.log() if "loss" in line]
-    assert sum(loss[-10:]) < 0.6 * sum(loss[:10])
+    assert sum(loss[-10:]) < 0.3 * sum(loss[:10])
+    assert run.log()[-1]["validation"]["oIoU"] > 70
 
 
 def test_accumulation_follows_the_whole_batch(run_root):
