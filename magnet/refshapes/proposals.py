@@ -68,37 +68,41 @@ class Links:
     def __init__(self, inventory: Inventory) -> None:
         nouns, facts = inventory.nouns, inventory.facts
         bits = np.array([noun.fits for noun in nouns])[:, None] >> np.arange(facts.num) & 1
-        fits = bits.astype(np.float32)  # (nouns, objects)
-        links = facts.links.astype(np.float32)
-        reach = np.minimum(links @ fits.T, 1)  # (level, link, object, anchor noun)
+        self._fits = fits = bits.astype(np.float32)  # (nouns, objects)
+        self._links = facts.links.astype(np.float32)
+        reach = np.minimum(self._links @ fits.T, 1)  # (level, link, object, anchor noun)
         sure, maybe = fits @ reach  # how many objects of the noun are linked, (link, noun, anchor noun)
-        num = fits.sum(1)
+        self._num = num = fits.sum(1)
         self.apart = fits @ fits.T == 0
         self.one = (sure == 1) & (maybe == 1) & self.apart
         self.target = self.one * ((fits * np.arange(facts.num, dtype=np.float32)) @ reach[SURE]).astype(int)
         described = self.one & (num > 1)[:, None]
         swapped = described.transpose(0, 2, 1) & (self.target != self.target.transpose(0, 2, 1))
-        self.paired = described & swapped
-        weight = np.array([noun.weight for noun in nouns], np.float32)
-        weights = described * np.where(self.paired, 1, _UNPAIRED) * weight[:, None] * weight
+        self._paired = described & swapped
+        self._weight = np.array([noun.weight for noun in nouns], np.float32)
+        weights = described * np.where(self._paired, 1, _UNPAIRED) * self._weight[:, None] * self._weight
         for name in ("larger", "smaller"):  # "larger than the ring" needs one ring
             weights[LINKS.index(name)] *= num == 1
+        self._weights = weights
         self.loose = _cumulative(weights)
-        self.strict = _cumulative(weights * self.paired * (num == 2)[:, None] * (num == 2))
-        self._two_hops(fits @ links, weight * (num > 1), weights)
 
-    def _two_hops(self, linked: np.ndarray, weight: np.ndarray, weights: np.ndarray) -> None:
-        """Weights of outer (link, noun, middle noun) and inner (link, middle noun, anchor noun) hops, neither idle.
+    @cached_property
+    def strict(self) -> np.ndarray:
+        """Like `loose`, for sentences that stand beside their role-swapped twin, both of heads that fit two objects."""
+        return _cumulative(self._weights * self._paired * (self._num == 2)[:, None] * (self._num == 2))
 
-        linked (level, link, noun, object): how many objects of the noun are linked to one object; weight (noun).
+    @cached_property
+    def hops(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Two hops, neither idle: cumulative weights of the inner one (relation, middle noun, anchor noun); weights of
+        the outer one (relation, noun, middle noun); whether it picks one object (relation, noun, middle object).
         """
-        num_relations = len(RELATIONS)
-        self.to_object = (linked[:, :num_relations] == 1).all(0)  # an outer hop picks one object
-        self.outer = (self.apart & ~self.one[:num_relations]) * weight[:, None]  # but not without the inner hop
-        outer, to_object = self.outer.reshape(-1, len(weight)), self.to_object.reshape(-1, linked.shape[-1])
-        possible = outer.T @ to_object.astype(np.float32) > 0  # (middle noun, its object)
-        middle = np.arange(len(weight))[:, None]
-        self.inner = _cumulative(weights[None, :num_relations] * possible[middle, self.target[:num_relations]])
+        num_relations, num_nouns = len(RELATIONS), len(self._weight)
+        to_object = (self._fits @ self._links[:, :num_relations] == 1).all(0)
+        head = self._weight * (self._num > 1)
+        outer = (self.apart & ~self.one[:num_relations]) * head[:, None]  # without the inner hop it picks none
+        possible = outer.reshape(-1, num_nouns).T @ to_object.reshape(num_relations * num_nouns, -1).astype(np.float32)
+        reachable = possible[np.arange(num_nouns)[:, None], self.target[:num_relations]] > 0
+        return _cumulative(self._weights[None, :num_relations] * reachable)[0], outer, to_object
 
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:
@@ -173,11 +177,12 @@ def _relation(inventory: Inventory, rng: np.random.Generator, paired: bool) -> P
 def _two_hop(inventory: Inventory, rng: np.random.Generator, paired: bool) -> Proposal:
     """The other attachment ("the star ... above the heart") must not mislead."""
     links, shape = inventory.links, (len(RELATIONS), len(inventory.nouns))
-    inner = _cell(links.inner[0], (*shape, shape[1]), rng)
+    inner_totals, outer_weights, to_object = links.hops
+    inner = _cell(inner_totals, (*shape, shape[1]), rng)
     if inner is None:
         return None
     second, middle, anchor = inner
-    weights = links.outer[:, :, middle] * links.to_object[..., links.target[inner]] * links.apart[anchor]
+    weights = outer_weights[:, :, middle] * to_object[..., links.target[inner]] * links.apart[anchor]
     outer = _cell(weights.cumsum(), shape, rng)
     if outer is None:
         return None
