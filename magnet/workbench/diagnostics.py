@@ -77,28 +77,31 @@ def choose_examples(results: pd.DataFrame, num_each: int = 8) -> dict[str, list[
     return chosen
 
 
-def load_examples(expressions: pd.DataFrame, results: pd.DataFrame, sent_ids: Sequence[int]) -> list[Example]:
-    """Picture, truth, prediction, sentence and IoU of some expressions, in the order of `sent_ids`.
+def load_examples(
+    expressions: pd.DataFrame, sent_ids: Sequence[int], results: pd.DataFrame | None = None
+) -> list[Example]:
+    """Picture, truth and sentence of some expressions, in the order of `sent_ids`, with the answers where given.
 
-    Args: expressions: from `read_refer`; results: from `evaluate` on them.
-    Raises KeyError for a sent_id that is in neither.
+    Args: expressions: from `read_refer`; results: from `evaluate` on them; without, the predictions are empty.
+    Raises KeyError for a sent_id that is missing.
     """
+    examples = [_unanswered(expressions, sent_id) for sent_id in sent_ids]
+    if results is None:
+        return examples
     answers = results.set_index("sent_id").loc[list(sent_ids)]
-    pairs = zip(sent_ids, answers["rle"], answers["iou"])
-    return [_answered(_unanswered(expressions, i), rle, iou) for i, rle, iou in pairs]
+    return [
+        replace(example, prediction=rle_decode(rle, *example.truth.shape), iou=float(iou))
+        for example, rle, iou in zip(examples, answers["rle"], answers["iou"])
+    ]
 
 
 def answer(predictor: Predictor, expressions: pd.DataFrame, sent_id: int, text: str | None = None) -> Example:
-    """The predictor's answer to one expression, or to another `text` about the same picture; the IoU is to its truth."""
+    """The predictor's answer to one expression, or to another `text` about its picture; the IoU is to its truth."""
     example = _unanswered(expressions, sent_id)
     predictor.set_image(example.image)
     mask, _ = predictor.predict(text or example.text)
     inside, either = intersection_union(mask, example.truth)
     return replace(example, prediction=mask, text=text or example.text, iou=float(inside / either))
-
-
-def _answered(example: Example, rle: str, iou: float) -> Example:
-    return replace(example, prediction=rle_decode(rle, *example.truth.shape), iou=float(iou))
 
 
 def _unanswered(expressions: pd.DataFrame, sent_id: int) -> Example:

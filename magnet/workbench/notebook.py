@@ -20,7 +20,7 @@ import magnet
 from magnet import runs
 
 FOLDER, FIGURES, TABLE = Path("notebooks"), Path("results/figures"), Path("results/tables/notebooks.csv")
-MAX_BYTES, MAX_LINES, AIM_LINES, NUM_CELLS = 300_000, 30, 15, (20, 35)
+MAX_BYTES, MAX_LINES, AIM_LINES, MAX_WIDTH, NUM_CELLS = 300_000, 30, 15, 100, (20, 35)
 PARTS = {  # what every notebook has, as patterns over its text cells
     "a title that is a question": r"\A# .*\?\n",
     **{f"the box line {name}": rf"\| \*\*{name}\*\* \|" for name in ("Needs", "Minutes", "Writes", "Last run")},
@@ -73,14 +73,15 @@ class Notebook:
 
 def setup(seed: int = 0) -> Notebook:
     """Seed everything, set the figure style, and work from the project's folder wherever Jupyter was started."""
-    import matplotlib
     import torch
     from accelerate.utils import set_seed
+    from matplotlib import pyplot
 
     from magnet.workbench import plots
 
     set_seed(seed)
-    matplotlib.rcParams.update(plots.STYLE)
+    pyplot.switch_backend(pyplot.get_backend())  # from here on Jupyter shows figures
+    pyplot.rcParams.update(plots.STYLE)
     here = Path.cwd()
     os.chdir(next((folder for folder in (here, *here.parents) if (folder / FOLDER / "_template.ipynb").exists()), here))
     smoke = os.environ.get("MAGNET_SMOKE") == "1"
@@ -189,7 +190,7 @@ def _store(notebook, path: Path, minutes: float) -> None:
 
 
 def clean(notebook) -> None:
-    """Keep what a reader sees: no widget state, timings or kernel versions; counts from 1; pictures of 256 colours."""
+    """Keep what a reader sees: no widget state, timings or kernel versions; counts from 1; pictures of 128 colours."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -211,7 +212,7 @@ def _shrink(png: str) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(256).save(buffer, "png", optimize=True)
+    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(128).save(buffer, "png", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -245,6 +246,8 @@ def check(notebook, is_solution: bool = False) -> list[str]:
 def _code_problems(source: str) -> list[str]:
     num_lines = len(source.splitlines())
     problems = [f"{num_lines} lines, {MAX_LINES} are allowed"] if num_lines > MAX_LINES else []
+    widest = max(map(len, source.splitlines()), default=0)
+    problems += [f"a line of {widest} characters, {MAX_WIDTH} fit a page"] if widest > MAX_WIDTH else []
     return problems + [f"holds {what}" for what, rule in FORBIDDEN.items() if re.search(rule, source, re.MULTILINE)]
 
 

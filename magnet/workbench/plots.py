@@ -115,7 +115,7 @@ def show_masks(image: np.ndarray, masks: Sequence[np.ndarray], titles: Sequence[
 
 def _overlay(axis: Axes, example: Example) -> None:
     _picture(axis, example.image, example.truth.shape)
-    _fill(axis, example.prediction, BLUE, 0.35)
+    _fill(axis, example.prediction, BLUE, 0.2)
     _contour(axis, example.prediction, BLUE)
     _contour(axis, example.truth, ORANGE, "--", "black")
 
@@ -158,7 +158,7 @@ def attention_per_word(
     for index, (axis, token) in enumerate(zip(axes, tokens)):
         _picture(axis, np.repeat(image.mean(-1, keepdims=True), 3, -1), (height, width), dim=0.3)
         heat = axis.imshow(
-            maps[..., index], "magma", vmin=0, vmax=top, alpha=0.65, interpolation="bilinear",
+            maps[..., index], "magma", vmin=0, vmax=top, alpha=0.65,
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         )  # fmt: skip
         _write(axis.set_title, token)

@@ -26,10 +26,11 @@ NUM_EXAMPLES, NUM_ATTENTION = 8, 2  # of each gallery
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG as base64, what it shows for those who cannot see it, and the lines beneath it."""
+    """A PNG as base64, what it shows for those who cannot see it, its width in pixels, and the lines beneath it."""
 
     png: str
     shows: str
+    width: int
     caption: str = ""
     note: str = ""
 
@@ -44,7 +45,8 @@ def write_report(run: runs.Run | str | Path) -> Path:
     scores = _scores(run, results)
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(PAGE)
     html = page.render(
-        run=run, metrics=METRICS, scores=scores.to_dict("records"), figures=_figures(run, results, scores),
+        run=run, num_steps=max((line["step"] for line in run.log()), default=0), metrics=METRICS,
+        scores=scores.to_dict("records"), figures=_figures(run, results, scores),
         galleries=_galleries(run, results, missing), missing=missing, files=_files(run.folder),
         configuration=_pretty(run.folder / "config.json"), environment=_pretty(run.folder / "environment.json"),
     )  # fmt: skip
@@ -68,6 +70,7 @@ def _scores(run: runs.Run, results: dict[str, pd.DataFrame]) -> pd.DataFrame:
         return own
     others = pd.read_csv(path)
     others = others[(others["model"] != run.config.recipe) & others["split"].isin(results)]
+    others["model"] = others["model"].str.replace("_", " ")
     return pd.concat([own, others]).sort_values("split", key=lambda s: s.map(list(results).index), kind="stable")
 
 
@@ -99,7 +102,7 @@ def _galleries(run: runs.Run, results: dict, missing: list[str]) -> dict[str, li
     data, table = run.config.data, next(iter(results.values()))
     try:
         expressions = read_refer(data.root, data.name, data.split_by, data.polygon_overlap)
-        chosen = {k: load_examples(expressions, table, ids) for k, ids in choose_examples(table, NUM_EXAMPLES).items()}
+        chosen = {k: load_examples(expressions, ids, table) for k, ids in choose_examples(table, NUM_EXAMPLES).items()}
     except (FileNotFoundError, ValueError) as error:
         missing.append(f"no pictures, as the data could not be read: {error}")
         return {}
@@ -110,7 +113,7 @@ def _galleries(run: runs.Run, results: dict, missing: list[str]) -> dict[str, li
 
 def _answer(example: plots.Example) -> Picture:
     figure = plots.prediction_grid([example], captions=False)
-    return _picture(figure, "Truth dashed, prediction filled", example.text, f"IoU {example.iou:.2f}")
+    return _picture(figure, "Truth dashed, prediction filled", example.text, f"IoU\u00a0{example.iou:.2f}")
 
 
 def _attention(run: runs.Run, examples: list[plots.Example]) -> list[Picture]:
@@ -121,14 +124,15 @@ def _attention(run: runs.Run, examples: list[plots.Example]) -> list[Picture]:
         tokens, maps = phrase_attention(predictor, example.text)
         name = list(maps)[len(maps) // 2]
         figure = plots.attention_per_word(example.image, tokens, maps[name], num_columns=7)
-        pictures.append(_picture(figure, "Attention per word", example.text, f"{name}, IoU {example.iou:.2f}"))
+        pictures.append(_picture(figure, "Attention per word", example.text, f"{name}, IoU\u00a0{example.iou:.2f}"))
     return pictures
 
 
 def _picture(figure: Figure, shows: str, caption: str = "", note: str = "") -> Picture:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    return Picture(base64.b64encode(buffer.getvalue()).decode(), shows, caption, note)
+    png = base64.b64encode(buffer.getvalue()).decode()
+    return Picture(png, shows, round(figure.get_figwidth() * 96), caption, note)
 
 
 def _pretty(path: Path) -> str:
@@ -161,8 +165,8 @@ th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid var(
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
 tr.own td { font-weight: 600; background: var(--own) } td small { font-weight: 400; color: var(--faint) }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem }
-.gallery.broad { grid-template-columns: 1fr }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem }
+.gallery img { width: 100% } .gallery.broad { grid-template-columns: 1fr } .gallery.broad img { width: auto }
 figure { margin: 0 } figcaption { overflow-wrap: anywhere; line-height: 1.35 }
 pre { overflow-x: auto; font-size: .85rem; padding: .8rem; border: 1px solid var(--line); border-radius: 4px }
 summary { cursor: pointer } ul { padding-left: 1.2rem } a { color: inherit }
@@ -171,7 +175,7 @@ summary { cursor: pointer } ul { padding-left: 1.2rem } a { color: inherit }
 <body>
 <h1>{{ run.name }}</h1>
 <p class="faint">{{ run.config.model.method }} on {{ run.config.data.name }} ({{ run.config.data.split_by }}),
- seed {{ run.config.seed }}.
+ seed {{ run.config.seed }}, {{ "{:,}".format(num_steps) }} steps of {{ run.config.optim.batch_size }} pictures.
  Scores are percent, with 95 % intervals over images; masks are compared at each picture's own size.</p>
 {% for line in missing %}
 <p><strong>Left out:</strong> {{ line }}</p>
@@ -192,7 +196,7 @@ summary { cursor: pointer } ul { padding-left: 1.2rem } a { color: inherit }
 {% endif %}
 {% for title, picture in figures.items() %}
 <h2>{{ title }}</h2>
-<img src="data:image/png;base64,{{ picture.png }}" alt="{{ picture.shows }}">
+<img src="data:image/png;base64,{{ picture.png }}" alt="{{ picture.shows }}" width="{{ picture.width }}">
 {% endfor %}
 {% for title, pictures in galleries.items() %}
 <h2>{{ title }}</h2>
@@ -204,7 +208,8 @@ Truth dashed, prediction filled. Drawn at even steps from the {{ {"Successes": "
 {% endif %}</p>
 <div class="gallery{{ " broad" if title == "Attention per word" }}">
 {% for picture in pictures %}
-<figure><img src="data:image/png;base64,{{ picture.png }}" alt="{{ picture.shows }}" loading="lazy">
+<figure>
+<img src="data:image/png;base64,{{ picture.png }}" alt="{{ picture.shows }}" width="{{ picture.width }}" loading="lazy">
 <figcaption>{{ picture.caption }} <span class="faint">{{ picture.note }}</span></figcaption></figure>
 {% endfor %}
 </div>

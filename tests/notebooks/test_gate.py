@@ -74,6 +74,7 @@ BAD = {
     "on stderr: 'UserWarning: old'": output(output_type="stream", name="stderr", text="UserWarning: old"),
     "path of one machine, /home/me/x": output(output_type="stream", name="stdout", text="in /home/me/x now"),
     "31 lines": source("\n".join(["x = 1"] * 31)),
+    "a line of 101 characters": source("x" * 101),
     "longer than 15": lambda notebook: [source("\n".join(["x = 1"] * 16), cell)(notebook) for cell in (-1, -2, -3)],
     "shell or magic": source("!ls"),
     "magic": source("x = 1\n%cd .."),

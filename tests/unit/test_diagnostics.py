@@ -102,16 +102,17 @@ def test_examples_of_a_small_table_are_not_repeated():
 def test_load_examples_joins_both_tables(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
-    truth, answer = np.eye(4, 6, dtype=bool), np.eye(4, 6, 1, dtype=bool)
+    truth, prediction = np.eye(4, 6, dtype=bool), np.eye(4, 6, 1, dtype=bool)
     shared = {"sent_id": [7, 8], "height": 4, "width": 6, "file": "a.png", "text": ["one", "two"]}
     expressions = pd.DataFrame({**shared, "rle": rle_encode(truth)})
     expressions.attrs["images"] = str(tmp_path)
-    answers = pd.DataFrame({"sent_id": [8, 7], "iou": [0.8, 0.7], "rle": rle_encode(answer)})
-    examples = load_examples(expressions, answers, [8, 7])
+    answers = pd.DataFrame({"sent_id": [8, 7], "iou": [0.8, 0.7], "rle": rle_encode(prediction)})
+    examples = load_examples(expressions, [8, 7], answers)
     assert [(e.text, e.iou) for e in examples] == [("two", 0.8), ("one", 0.7)]
     np.testing.assert_array_equal(examples[0].image, picture)
     np.testing.assert_array_equal(examples[0].truth, truth)
-    np.testing.assert_array_equal(examples[0].prediction, answer)
+    np.testing.assert_array_equal(examples[0].prediction, prediction)
+    assert not load_examples(expressions, [8])[0].prediction.any()
 
 
 def test_answer_asks_about_the_picture_of_an_expression(tmp_path):
