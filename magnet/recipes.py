@@ -37,7 +37,7 @@ def lavt_tiny() -> Config:
             lr=1e-3, weight_decay=1e-2, schedule="cosine", warmup_steps=100, batch_size=32, num_steps=1500,
             clip_norm=1.0, val_every=500, val_expressions=500,
         ),
-        losses={"cross_entropy": 1.0},
+        losses={"cross_entropy": 1.0, "dice": 1.0},
     )  # fmt: skip
 
 
