@@ -58,6 +58,7 @@ class DataConfig:
     words: Literal["sentence", "bag", "none"] = "sentence"  # "bag": sorted word pieces; "none": blind to the text
     polygon_overlap: Literal["hole", "union"] = "hole"  # "hole" is what the REFER tool does
     fresh: bool = False  # RefShapes only: draw new training scenes without end instead of reading the train split
+    expressions_per_scene: int = 1  # of a fresh scene, side by side in a batch: same picture, other words, other mask
     num_workers: int = field(default=1, metadata=UNHASHED)
 
 

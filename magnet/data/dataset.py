@@ -7,6 +7,7 @@ MagNet's published numbers were made. Every item is a pure function of (seed, ep
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from magnet.config import DataConfig
 from magnet.data.refer import read_refer, select_split
 from magnet.data.text import encode, load_tokenizer, report
 from magnet.metrics import rle_decode
-from magnet.refshapes import Expression, sample
+from magnet.refshapes import sample
 
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -161,18 +162,24 @@ def collate(items: list[dict]) -> dict:
 class FreshShapes(Dataset):
     """RefShapes training scenes without end: item i is a pure function of (seed, i), for i below 2^32.
 
-    One expression per scene, of a kind drawn evenly from the kinds that the scene has.
+    Scene i // data.expressions_per_scene is drawn and shown with that many of its expressions, one an item (some come
+    twice where a scene has fewer), in the mix of kinds that RefShapes' own training split has.
     """
 
     def __init__(self, data: DataConfig, tokenizer, seed: int):
-        self.data, self.tokenizer, self.seed = data, tokenizer, seed
+        self.data, self.tokenizer = data, tokenizer
+        draw = partial(
+            sample, seed, split="train", image_size=data.image_size, num_expressions=data.expressions_per_scene
+        )
+        self.draw = lru_cache(maxsize=1)(draw)  # neighbours in a batch share their scene
 
     def __len__(self) -> int:
         return 2**32
 
     def __getitem__(self, index: int) -> dict:
-        scene = sample(self.seed, index, split="train", image_size=self.data.image_size)
-        expression = _evenly(scene.expressions, np.random.default_rng([self.seed, index]))
+        scene_index, turn = divmod(index, self.data.expressions_per_scene)
+        scene = self.draw(scene_index)
+        expression = scene.expressions[turn % len(scene.expressions)]
         token_ids, token_mask = encode(self.tokenizer, [expression.text], self.data.num_tokens, self.data.words)
         return {
             "image": normalize(scene.image),
@@ -181,9 +188,3 @@ class FreshShapes(Dataset):
             "mask": torch.from_numpy(scene.masks[expression.target]).float(),
             "sent_id": index,
         }
-
-
-def _evenly(expressions: list[Expression], rng: np.random.Generator) -> Expression:
-    kind = rng.choice(sorted({expression.kind for expression in expressions}))
-    of_kind = [expression for expression in expressions if expression.kind == kind]
-    return of_kind[rng.integers(len(of_kind))]

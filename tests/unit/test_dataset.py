@@ -1,6 +1,7 @@
 """Items of the dataset against the picture and mask they come from; fresh scenes; pictures that are not as stated."""
 
 import collections
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -252,15 +253,13 @@ def test_fresh_items_depend_on_seed_and_number_alone(fresh):
     assert same(batch, collate([fresh[7], fresh[41], fresh[2**31]]))
 
 
-def test_each_kind_of_a_scene_is_drawn_equally_often():
-    from types import SimpleNamespace
-
-    from magnet.data.dataset import _evenly
-
-    expressions = [SimpleNamespace(kind=kind) for kind in ("relation", "relation", "relation", "attribute")]
-    drawn = collections.Counter(id(_evenly(expressions, np.random.default_rng(i))) for i in range(1200))
-    expected = dict(zip(map(id, expressions), (200, 200, 200, 600)))
-    assert all(abs(drawn[key] - count) < 75 for key, count in expected.items())
+def test_neighbours_share_a_scene_but_not_its_sentence(fresh):
+    several = FreshShapes(replace(fresh.data, expressions_per_scene=3), fresh.tokenizer, seed=3)
+    items = [several[number] for number in range(6, 12)]
+    for group in (items[:3], items[3:]):
+        assert all(torch.equal(item["image"], group[0]["image"]) for item in group)
+        assert len({tuple(item["token_ids"].tolist()) for item in group}) == 3
+    assert not torch.equal(items[0]["image"], items[3]["image"])
 
 
 def test_training_set_chooses_between_fresh_and_stored(tmp_path):
