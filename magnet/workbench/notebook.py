@@ -122,19 +122,19 @@ def run_notebooks(
     """
     if smoke and in_place:
         raise ValueError("smoke mode only checks that the notebooks run: its outputs are not stored")
-    rows = []
+    table = pd.DataFrame()
     for path in find_notebooks(paths or ()):
         print(f"{path} ...", end=" ", flush=True)
         notebook, minutes, peak = _execute(path, smoke)
         print(f"{minutes:.1f} min, {peak:.1f} GB", flush=True)
+        command = f"magnet notebooks run{' --smoke' * smoke}{' --in-place' * in_place} {path.stem}"
         if in_place:
-            _store(notebook, path, minutes)
-        command = f"magnet notebooks run{' --smoke' * smoke} {path.stem}"
-        rows.append({"notebook": str(path), "smoke": smoke, "minutes": round(minutes, 2), "peak_gb": round(peak, 2),
-                     "cores": os.cpu_count(), "date": str(date.today()), "command": command})  # fmt: skip
-    table = pd.DataFrame(rows)
-    if csv:
-        _record(table, Path(csv))
+            _store(notebook, path, minutes, command)
+        row = {"notebook": str(path), "smoke": smoke, "minutes": round(minutes, 2), "peak_gb": round(peak, 2),
+               "cores": os.cpu_count(), "date": str(date.today()), "command": command}  # fmt: skip
+        table = pd.concat([table, pd.DataFrame([row])], ignore_index=True)
+        if csv:
+            _record(table, Path(csv))
     return table
 
 
@@ -169,7 +169,7 @@ def _record(table: pd.DataFrame, csv: Path) -> None:
     runs.atomic_write(csv, lambda file: table.sort_values(["smoke", "notebook"]).to_csv(file, index=False))
 
 
-def _store(notebook, path: Path, minutes: float) -> None:
+def _store(notebook, path: Path, minutes: float, command: str) -> None:
     import nbformat
 
     clean(notebook)
@@ -180,13 +180,20 @@ def _store(notebook, path: Path, minutes: float) -> None:
         cell.source = re.sub(r"(\| \*\*Last run\*\* \|).*\|", rf"\1 {stamp} |", cell.source)
         if "result" in cell.metadata.get("tags", []):
             picture = next(out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {}))
-            runs.atomic_write(
-                FIGURES / f"{path.stem}.png", lambda file, data=picture: file.write_bytes(base64.b64decode(data))
-            )
+            _save_picture(picture, FIGURES / f"{path.stem}.png", command)
     problems = check(notebook, is_solution=path.parent.name == "solutions")
     if problems:
         raise ValueError(f"{path} was not stored: {'; '.join(problems)}")
     runs.atomic_write(path, lambda file: nbformat.write(notebook, file))
+
+
+def _save_picture(png: str, path: Path, command: str) -> None:
+    from PIL import Image, PngImagePlugin
+
+    made_by = PngImagePlugin.PngInfo()
+    made_by.add_text("Command", command)
+    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    runs.atomic_write(path, lambda file: picture.save(file, "png", pnginfo=made_by, optimize=True))
 
 
 def clean(notebook) -> None:
@@ -211,8 +218,8 @@ def clean(notebook) -> None:
 def _shrink(png: str) -> str:
     from PIL import Image
 
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(128).save(buffer, "png", optimize=True)
+    picture, buffer = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
+    picture.quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=1).save(buffer, "png", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -286,13 +293,13 @@ def index() -> str:
 
     lines = ["# Notebooks", "", "Written by `python -m magnet.workbench.notebook` from the notebooks' own words. Open "
              "them with `make lab`; run them all with `magnet notebooks run`.", "",
-             "| | question | you end up with | minutes |", "|---|---|---|---|"]  # fmt: skip
+             "| | question | you end up | minutes |", "|---|---|---|---|"]  # fmt: skip
     for path in sorted(FOLDER.glob("[0-9]*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
         title, result = cells[0].source.split("\n\n")[:2]
         minutes = re.search(r"\| \*\*Minutes\*\* \| (.*) \|", "\n".join(cell.source for cell in cells))[1]
         number, question = title.removeprefix("# ").split(" · ")
-        lines.append(f"| [{number}]({path.name}) | {question} | {' '.join(result.split())} | {minutes} |")
+        lines.append(f"| [{number}]({path.name}) | {question} | {result.removeprefix('You end up ')} | {minutes} |")
     return "\n".join(lines) + "\n"
 
 

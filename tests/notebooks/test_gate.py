@@ -167,6 +167,15 @@ def test_run_measures_and_stores(series):
     assert len((series / "n.csv").read_text().splitlines()) == 2  # the second run replaced the first one's row
 
 
+def test_the_result_becomes_a_picture_that_names_its_command(series):
+    path = "notebooks/solutions/00_a.ipynb"
+    Path("notebooks/x.png").write_bytes(base64.b64decode(png(1)))
+    write(path, "from IPython.display import Image\nImage('x.png')", tags=["result"])
+    machinery.run_notebooks([path], in_place=True, csv=None)
+    picture = Image.open("results/figures/00_a.png")
+    assert picture.size == (64, 64) and picture.text["Command"] == "magnet notebooks run --in-place 00_a"
+
+
 def test_a_failing_cell_is_named(series):
     write("notebooks/01_b.ipynb", "x = 1", "assert x == 2, 'x is one'")
     with pytest.raises(RuntimeError, match=r"01_b.ipynb, cell 3: (?s:.*)x is one"):
