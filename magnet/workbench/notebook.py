@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -122,6 +123,10 @@ def run_notebooks(
     """
     if smoke and in_place:
         raise ValueError("smoke mode only checks that the notebooks run: its outputs are not stored")
+    if not find_spec("nbclient"):
+        raise ValueError(
+            "running notebooks needs nbclient and its friends; install them with: pip install -e .[notebooks]"
+        )
     table = pd.DataFrame()
     for path in find_notebooks(paths or ()):
         print(f"{path} ...", end=" ", flush=True)

@@ -145,7 +145,7 @@ def contours_on_grey(examples: Sequence[Example], num_columns: int = 4) -> Figur
 
 @styled
 def attention_per_word(
-    image: np.ndarray, tokens: Sequence[str], maps: np.ndarray, title: str = "", num_columns: int = 5
+    image: np.ndarray, tokens: Sequence[str], maps: np.ndarray, title: str = "", num_columns: int = 6
 ) -> Figure:
     """Where each token is read: one panel per token over the picture.
 
@@ -153,7 +153,7 @@ def attention_per_word(
         all panels share one colour scale, from 0 to the largest share.
     """
     num_tokens, (height, width) = len(tokens), image.shape[:2]
-    figure, axes = _grid(num_tokens, num_columns, 1.9, 2.1)
+    figure, axes = _grid(num_tokens, num_columns, 1.6, 1.8)
     top = float(maps[..., :num_tokens].max())
     for index, (axis, token) in enumerate(zip(axes, tokens)):
         _picture(axis, np.repeat(image.mean(-1, keepdims=True), 3, -1), (height, width), dim=0.3)
