@@ -1,5 +1,7 @@
 """The figures: they hold what they were given, and nothing in the data can break them."""
 
+import itertools
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ HOSTILE = r"the $\frac{ cup ^^ <script>"
 
 
 def texts(figure) -> list[str]:
-    return [text.get_text() for axis in figure.axes for text in (axis.title, *axis.texts)]
+    return [text.get_text() for axis in figure.axes for text in (axis.title, axis.xaxis.label)]
 
 
 def pixels(figure) -> np.ndarray:
@@ -32,6 +34,17 @@ def example(**changes) -> plots.Example:
 def test_prediction_grid_shows_sentence_and_score():
     figure = plots.prediction_grid([example(text="a cup", iou=0.456), example(text="a mug", iou=None)])
     assert {"a cup", "a mug", "IoU 0.46"} <= set(texts(figure))
+
+
+def test_captions_overlap_nothing_and_stay_inside():
+    long = "the small blue disc to the right of the large red disc below the green one and some more words"
+    square = {"image": None, "truth": np.eye(30, dtype=bool), "prediction": np.eye(30, dtype=bool)}
+    figure = plots.prediction_grid([example(text=text, **square) for text in [long, "short"] * 3])
+    words = [text for axis in figure.axes for text in (axis.title, axis.xaxis.label) if text.get_text()]
+    boxes = [part.get_window_extent() for part in (*words, *figure.legends)]
+    assert len(boxes) == 13
+    assert all(figure.bbox.x0 <= b.x0 and b.x1 <= figure.bbox.x1 and b.y1 <= figure.bbox.y1 for b in boxes)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 @pytest.mark.parametrize("mask", [np.zeros_like(MASK), np.ones_like(MASK)], ids=["empty", "full"])
