@@ -44,6 +44,12 @@ def baseline_table(name: str, table: pd.DataFrame) -> pd.DataFrame:
     return result.assign(picked_right=picked_right(result, table, instances))
 
 
+def available(splits: tuple[str, ...]) -> tuple[str, ...]:
+    """The baselines to be had for all these splits: the guesses, and the trained ones whose results are shipped."""
+    shipped = [name for name in TRAINED if all((RESULTS / f"{name}-{split}.parquet").exists() for split in splits)]
+    return (*GUESSES, *shipped)
+
+
 def picked_right(results: pd.DataFrame, table: pd.DataFrame, instances: dict[int, list[dict]] | None = None):
     """For any results table with predictions (`rle`): is the instance it overlaps most the one meant? (N,) bool.
 

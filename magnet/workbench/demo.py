@@ -16,7 +16,7 @@ import magnet
 from magnet import runs
 from magnet.config import Config
 from magnet.data import data_root, read_refer, select_split
-from magnet.refshapes.baselines import BASELINES, baseline_table
+from magnet.refshapes.baselines import available, baseline_table
 from magnet.refshapes.write import write_refshapes
 from magnet.workbench.report import write_report
 
@@ -74,9 +74,8 @@ def score_splits(run: runs.Run, splits: tuple[str, ...] = SPLITS) -> pd.DataFram
         table = magnet.evaluate(run, split=split, cached=True)
         rows.append({"split": split, "model": run.config.recipe, **magnet.summarize(table)})
         truths = select_split(expressions, split)
-        rows += [
-            {"split": split, "model": name, **magnet.summarize(baseline_table(name, truths))} for name in BASELINES
-        ]
+        for name in available(splits):
+            rows.append({"split": split, "model": name, **magnet.summarize(baseline_table(name, truths))})
     summary = pd.DataFrame(rows)
     runs.atomic_write(run.folder / "summary.csv", lambda file: summary.to_csv(file, index=False))
     return summary

@@ -83,3 +83,10 @@ def test_no_code_reads_pickles_that_can_run_code():
         assert not re.search(r"pickle\.loads?\(|read_pickle|allow_pickle=True|weights_only=False", text), file
         for call in re.findall(r"torch\.load\([^)]*\)", text):
             assert "weights_only=True" in call, file
+
+
+def test_the_readme_shows_what_was_measured():
+    from readme import filled
+
+    text = (ROOT / "README.md").read_text()
+    assert filled(text) == text, "run: python benchmarks/readme.py"

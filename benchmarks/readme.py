@@ -1,0 +1,63 @@
+"""Fill README.md's tables from results/tables and notebooks/README.md; tests/unit/test_project.py checks it is done.
+
+python benchmarks/readme.py
+"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+TABLES = ROOT / "results" / "tables"
+ROWS = [  # what a reader sees, the bound, the file, how the row of the file begins (or its column)
+    ("`magnet demo`, end to end", "≤ 12 min", "demo", "minutes"),
+    ("its peak memory", "≤ 4 GB", "demo", "memory_gb"),
+    ("LAVT tiny, mIoU on attributes, median of the seeds", "≥ 65", "demo", "attribute_mIoU"),
+    ("LAVT tiny, val oIoU, median of the seeds", "–", "demo", "val_oIoU"),
+    ("thirteen real RefCOCOg objects by heart, oIoU, `original`", "≥ 90", "real_objects", "oIoU"),
+    ("RefShapes, scenes per second on one core, 96 px", "≥ 500", "refshapes", "scene, picture"),
+    ("bootstrap, 10,000 draws, 10,834 rows, 1,500 images", "≤ 2 s", "bootstrap", "summarize"),
+    ("`import magnet`", "≤ 0.5 s", "training", "import magnet"),
+    ("training with the loader, speed over one cached batch", "≥ 0.9", "training", "speed with the loader"),
+    ("index of 142,210 expressions, first time", "≤ 60 s", "data_index", "index, first time"),
+    ("the same from its cache", "≤ 2 s", "data_index", "index, from its cache"),
+    ("the same, peak memory", "≤ 2 GB", "data_index", "peak memory, first time"),
+]
+
+
+def measured() -> str:
+    lines = ["| what | aim | measured | file |", "|---|---|---|---|"]
+    for what, bound, file, row in ROWS:
+        lines.append(f"| {what} | {bound} | {value(file, row)} | `results/tables/{file}.csv` |")
+    return "\n".join(lines)
+
+
+def value(file: str, row: str) -> str:
+    path = TABLES / f"{file}.csv"
+    if not path.exists():
+        return "not measured"
+    table = pd.read_csv(path)
+    if row in table:
+        return f"{table[row].median():.4g}" + (f" ({len(table)} seeds)" if len(table) > 1 else "")
+    found = table[table["what"].str.startswith(row)].iloc[0]
+    unit = "" if found["unit"] in ("ratio", "count") else f" {found['unit']}"
+    return f"{found['value']:.4g}{unit}"
+
+
+def notebooks() -> str:
+    table = (ROOT / "notebooks" / "README.md").read_text().partition("| |")
+    return re.sub(r"\]\((\d\d_)", r"](notebooks/\1", "".join(table[1:])).strip()
+
+
+def filled(text: str) -> str:
+    """README.md with what stands between its markers made anew."""
+    for name, content in (("measured", measured()), ("notebooks", notebooks())):
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        text = re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{content}\n{end}", text, flags=re.S)  # noqa: B023
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text()))
