@@ -1,8 +1,10 @@
 """The setup cell: where a notebook works, on which data, and on which run."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 
@@ -12,14 +14,15 @@ from magnet.workbench import notebook as machinery
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch) -> Path:
+def project(tmp_path, monkeypatch) -> Iterator[Path]:
     """A project folder, with Jupyter started in its notebooks/."""
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "_template.ipynb").touch()
     monkeypatch.delenv("MAGNET_SMOKE", raising=False)
     monkeypatch.delenv("MAGNET_DATA", raising=False)
     monkeypatch.chdir(tmp_path / "notebooks")
-    return tmp_path
+    with matplotlib.rc_context():  # the figure style is for notebooks, not for the tests that follow
+        yield tmp_path
 
 
 def test_setup_works_from_the_project_folder(project):
