@@ -45,7 +45,7 @@ def lay_out(sample: Path, root: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="CSV of the scores; the figure goes to results/figures")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--root", type=Path, default=Path("data/real_objects"))
     options = parser.parse_args()
     if "MAGNET_REAL_DATA" not in os.environ:

@@ -40,6 +40,8 @@ __all__ = [*_LAZY, *_MODULES]
 def __getattr__(name: str):
     if name in _LAZY:
         return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    if name == "notebook":  # where people look for it: magnet.notebook.setup()
+        return import_module(f"{__name__}.workbench.notebook")
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
