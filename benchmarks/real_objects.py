@@ -14,7 +14,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import time
 from datetime import date
 from pathlib import Path
 
@@ -55,11 +54,11 @@ def main() -> None:
     command = ["magnet", "train", "lavt_tiny", *SETTINGS, "--optim.num-steps", str(options.steps)]
     local = ["--data.root", str(root), "--model.language.vocabulary", str(real / "bert-base-uncased-vocab.txt")]
     print(" ".join([*command, "--data.root ROOT --model.language.vocabulary VOCABULARY"]))
-    began = time.monotonic()
     subprocess.run([sys.executable, "-m", *command, *local], check=True)
-    minutes = (time.monotonic() - began) / 60
     run = runs.find("lavt_tiny")
     table = magnet.evaluate(run, split="val", protocol="original")
+    config = run.config.optim
+    minutes = sum(config.batch_size / line["images_per_second"] for line in run.log() if "loss" in line) / 60
     summary = magnet.summarize(table)
     print({name: round(value, 2) for name, value in summary.items()}, f"{minutes:.1f} minutes")
     if options.output:
@@ -71,7 +70,7 @@ def save(output: Path, run: runs.Run, table: pd.DataFrame, row: dict) -> None:
     pd.DataFrame([{**row, "date": date.today()}]).round(3).to_csv(output, index=False)
     data = run.config.data
     expressions = read_refer(data.root, data.name, data.split_by)
-    figure = contours_on_grey(load_examples(expressions, table, table["sent_id"].tolist()), num_columns=5)
+    figure = contours_on_grey(load_examples(expressions, table["sent_id"].tolist(), table), num_columns=5)
     path = Path("results/figures") / f"{output.stem}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

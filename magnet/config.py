@@ -59,6 +59,8 @@ class DataConfig:
     polygon_overlap: Literal["hole", "union"] = "hole"  # "hole" is what the REFER tool does
     fresh: bool = False  # RefShapes only: draw new training scenes without end instead of reading the train split
     expressions_per_scene: int = 1  # of a fresh scene, side by side in a batch: same picture, other words, other mask
+    repeated_scenes: int = 0  # the first so many fresh scenes come again and again...
+    repeated_share: float = 0.5  # ...as this share of the items: what is seen often is learnt first
     num_workers: int = field(default=1, metadata=UNHASHED)
 
 

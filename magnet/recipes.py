@@ -19,7 +19,7 @@ def lavt_tiny() -> Config:
     """
     vision = VisionConfig(
         name="swin_tiny_patch4_window7_224",
-        options={"embed_dim": 48, "depths": (1, 2, 2, 1), "num_heads": (2, 4, 8, 8), "window_size": 12},
+        options={"embed_dim": 32, "depths": (1, 2, 4, 1), "num_heads": (2, 4, 8, 8), "window_size": 6},
         drop_path=0.0,
     )
     language = LanguageConfig(
@@ -32,10 +32,10 @@ def lavt_tiny() -> Config:
     return Config(
         recipe="lavt_tiny",
         model=ModelConfig(method="lavt", vision=vision, language=language),
-        data=DataConfig(image_size=96, fresh=True),
+        data=DataConfig(image_size=96, fresh=True, repeated_scenes=400, repeated_share=0.6),
         optim=OptimConfig(
-            lr=1e-3, weight_decay=1e-2, schedule="cosine", warmup_steps=100, batch_size=32, num_steps=1500,
-            clip_norm=1.0, val_every=500, val_expressions=500,
+            lr=1e-3, betas=(0.9, 0.98), schedule="cosine", warmup_steps=100, batch_size=32, num_steps=1700,
+            clip_norm=1.0, val_every=340, val_expressions=500,
         ),
         losses={"cross_entropy": 1.0, "dice": 1.0},
     )  # fmt: skip

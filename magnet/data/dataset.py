@@ -160,25 +160,31 @@ def collate(items: list[dict]) -> dict:
 
 
 class FreshShapes(Dataset):
-    """RefShapes training scenes without end: item i is a pure function of (seed, i), for i below 2^32.
+    """RefShapes training scenes without end: item i is a pure function of (seed, i), for i below 2^31.
 
     Scene i // data.expressions_per_scene is drawn and shown with that many of its expressions, one an item (some come
-    twice where a scene has fewer), in the mix of kinds that RefShapes' own training split has.
+    twice where a scene has fewer), in the mix of kinds that RefShapes' own training split has. With
+    data.repeated_scenes, a share of the items comes from a few scenes that are kept (Charton & Kempe, "Emergent
+    properties with repeated examples", 2024): words are learnt from what repeats, and general from what does not.
     """
 
     def __init__(self, data: DataConfig, tokenizer, seed: int):
-        self.data, self.tokenizer = data, tokenizer
-        draw = partial(
-            sample, seed, split="train", image_size=data.image_size, num_expressions=data.expressions_per_scene
-        )
-        self.draw = lru_cache(maxsize=1)(draw)  # neighbours in a batch share their scene
+        self.data, self.tokenizer, self.seed = data, tokenizer, seed
+        draw = partial(sample, seed, split="train", image_size=data.image_size)
+        self.draw_once = lru_cache(maxsize=1)(partial(draw, num_expressions=data.expressions_per_scene))
+        self.draw_kept = lru_cache(maxsize=data.repeated_scenes)(draw)
 
     def __len__(self) -> int:
-        return 2**32
+        return 2**31
 
     def __getitem__(self, index: int) -> dict:
-        scene_index, turn = divmod(index, self.data.expressions_per_scene)
-        scene = self.draw(scene_index)
+        number, turn = divmod(index, self.data.expressions_per_scene)
+        choice = np.random.default_rng([self.seed, number])
+        if self.data.repeated_scenes and choice.random() < self.data.repeated_share:
+            scene = self.draw_kept(int(choice.integers(self.data.repeated_scenes)))
+            turn += int(choice.integers(len(scene.expressions)))
+        else:
+            scene = self.draw_once(self.data.repeated_scenes + number)
         expression = scene.expressions[turn % len(scene.expressions)]
         token_ids, token_mask = encode(self.tokenizer, [expression.text], self.data.num_tokens, self.data.words)
         return {

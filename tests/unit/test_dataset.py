@@ -249,8 +249,8 @@ def test_fresh_items_depend_on_seed_and_number_alone(fresh):
     again = FreshShapes(fresh.data, fresh.tokenizer, seed=3)
     assert same(again[41], fresh[41]) and same(fresh[41], again[41])
     assert not same(FreshShapes(fresh.data, fresh.tokenizer, seed=4)[41], fresh[41])
-    (batch,) = DataLoader(fresh, batch_sampler=[[7, 41, 2**31]], num_workers=1, collate_fn=collate)
-    assert same(batch, collate([fresh[7], fresh[41], fresh[2**31]]))
+    (batch,) = DataLoader(fresh, batch_sampler=[[7, 41, 2**31 - 1]], num_workers=1, collate_fn=collate)
+    assert same(batch, collate([fresh[7], fresh[41], fresh[2**31 - 1]]))
 
 
 def test_neighbours_share_a_scene_but_not_its_sentence(fresh):
