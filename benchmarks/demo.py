@@ -45,8 +45,10 @@ def save_pictures(run: runs.Run, folder: Path) -> None:
     chosen = choose_examples(results, num_each=4)
     shown = [sent_id for name in ("successes", "failures") for sent_id in chosen[name]]
     folder.mkdir(parents=True, exist_ok=True)
-    prediction_grid(load_examples(expressions, shown, results)).savefig(folder / "demo_predictions.png", dpi=100)
-    training_curves(run.log()).savefig(folder / "demo_curves.png", dpi=100)
+    figures = {"predictions": prediction_grid(load_examples(expressions, shown, results))}
+    figures["curves"] = training_curves(run.log())
+    for name, figure in figures.items():
+        figure.savefig(folder / f"demo_{name}.png", dpi=100, bbox_inches="tight")
 
 
 def main() -> None:

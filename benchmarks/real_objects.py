@@ -73,7 +73,7 @@ def save(output: Path, run: runs.Run, table: pd.DataFrame, row: dict) -> None:
     figure = contours_on_grey(load_examples(expressions, table["sent_id"].tolist(), table), num_columns=5)
     path = Path("results/figures") / f"{output.stem}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":
