@@ -178,11 +178,11 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 def _loader(dataset: ExpressionDataset, data: DataConfig, batch_size: int) -> DataLoader:
     num_workers = data.num_workers if len(dataset) > batch_size else 0  # one batch leaves nothing to overlap
     return DataLoader(
-        dataset, batch_size, collate_fn=collate, num_workers=num_workers, worker_init_fn=_ignore_interrupts
+        dataset, batch_size, collate_fn=collate, num_workers=num_workers, worker_init_fn=ignore_interrupts
     )
 
 
-def _ignore_interrupts(_: int) -> None:
+def ignore_interrupts(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
 
 

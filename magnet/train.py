@@ -25,7 +25,7 @@ from tqdm import tqdm
 from magnet import data, losses, runs
 from magnet.config import Config, OptimConfig
 from magnet.data.sampler import StepSampler
-from magnet.evaluate import evaluate
+from magnet.evaluate import evaluate, ignore_interrupts
 from magnet.models import build_model
 from magnet.statistics import summarize
 
@@ -176,7 +176,7 @@ class Trainer:
     def _loader(self, sampler: StepSampler) -> DataLoader:
         return DataLoader(
             self.dataset, batch_sampler=sampler, collate_fn=data.collate, num_workers=self.config.data.num_workers,
-            worker_init_fn=_ignore_interrupts, pin_memory=self.accelerator.device.type == "cuda",
+            worker_init_fn=ignore_interrupts, pin_memory=self.accelerator.device.type == "cuda",
         )  # fmt: skip
 
     def _train_step(self, batches: list[dict]) -> None:
@@ -348,7 +348,3 @@ def _memory_gb() -> float:
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 1e9, 3)
     return round(psutil.Process().memory_info().rss / 1e9, 3)
-
-
-def _ignore_interrupts(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers too; the trainer ends them
