@@ -37,8 +37,17 @@ class ModelConfig:
     vision: VisionConfig = VisionConfig()
     language: LanguageConfig = LanguageConfig()
     decoder_norm: Literal["batch", "group"] = "batch"  # LAVT's decoder; "group" does not depend on the batch
-    decoder_width: int | None = None  # channels of LAVT's decoder; None: half the last stage's, as published
-    gate_init: Literal["normal", "zero"] = "normal"  # LAVT's language gate: normal(0.02) is what its code does
+    decoder_width: int | None = None  # None: as published, half the last stage's channels in LAVT, 256 in MagNet
+    gate_init: Literal["normal", "zero"] = "normal"  # the image side's gates: normal(0.02) is what LAVT's code does
+    fusion: Literal["pwam", "pwam_matched", "cam"] = "pwam"  # MagNet; "pwam_matched" has as many parameters as "cam"
+    text_side: Literal["live", "released"] = "live"  # CAM: words read pixels, or what the released network computes
+    pyramid: tuple[int, ...] = (1, 2, 3, 6)  # CAM: rows and columns of the pooled maps
+    pixel_decoder_layers: int = 4  # MagNet, as its decoders' other sizes below
+    pixel_decoder_feedforward: int = 1024
+    num_points: int = 4  # positions that a head of the pixel decoder reads at each scale
+    decoder_layers: int = 9
+    decoder_feedforward: int = 2048
+    num_heads: int = 8  # of both decoders
     pad_then_roll: bool = True  # Swin as released; False: timm's own order
     gradient_checkpointing: bool = False
 

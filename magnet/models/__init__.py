@@ -4,8 +4,9 @@ from torch import nn
 
 from magnet.config import LanguageConfig, ModelConfig
 from magnet.models.lavt import LAVT
+from magnet.models.magnet import MagNet
 
-METHODS = {"lavt": LAVT}
+METHODS = {"lavt": LAVT, "magnet": MagNet}
 
 
 def build_model(config: ModelConfig, vocab_size: int | None = None) -> nn.Module:

@@ -1,5 +1,7 @@
 """How pixels read words: pixel-word attention and the gate that lets its result into the backbone."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,21 +11,25 @@ class PixelWordAttention(nn.Module):
     """LAVT's pixel-word attention, one head (LAVT, section 3.2).
 
     Takes pixels (B,C,H,W), words (B,T,D) and a token mask (B,T) of 1 valid / 0 padding; gives fused features (B,C,H,W).
+    `norm` of queries and of what was read: "instance", over positions, is LAVT's; "layer" is released MagNet's.
     """
 
-    def __init__(self, channels: int, word_width: int):
+    def __init__(self, channels: int, word_width: int, norm: str = "instance"):
         super().__init__()
         self.pixel = nn.Linear(channels, channels)
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(word_width, channels)
         self.value = nn.Linear(word_width, channels)
         self.out = nn.Linear(channels, channels)
+        self.query_norm, self.out_norm = (
+            nn.LayerNorm(channels) if norm == "layer" else instance_norm for _ in range(2)
+        )
         self.mix = nn.Linear(channels, channels)
 
     def attention(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> Tensor:
         """How much each of the N = H·W pixels reads each word: (B,N,T), rows sum to 1."""
         mask = token_mask.float()
-        query = instance_norm(self.query(to_tokens(pixels)))  # (B,N,C)
+        query = self.query_norm(self.query(to_tokens(pixels)))  # (B,N,C)
         key = self.key(words) * mask[:, :, None]  # (B,T,C)
         scores = query @ key.transpose(1, 2) / key.shape[-1] ** 0.5
         return (scores + 1e4 * (mask[:, None, :] - 1)).softmax(dim=-1)
@@ -31,34 +37,46 @@ class PixelWordAttention(nn.Module):
     def forward(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> Tensor:
         value = self.value(words) * token_mask.float()[:, :, None]  # (B,T,C)
         read = self.attention(pixels, words, token_mask) @ value  # (B,N,C)
-        gathered = instance_norm(self.out(read))
+        gathered = self.out_norm(self.out(read))
         fused = F.gelu(self.mix(F.gelu(self.pixel(to_tokens(pixels))) * gathered))
         return to_map(fused, pixels.shape[-2:])
 
 
 class LanguageGate(nn.Module):
-    """x + tanh(W2·ReLU(W1·F)) ⊙ F on maps (B,C,H,W): how much of the fused features enters the backbone.
+    """x + tanh(W2·act(W1·F)) ⊙ F on maps (B,C,H,W): how much of the fused features enters the backbone.
 
     `init` "normal": both matrices normal(0.02), as LAVT's code trains; "zero": W2 starts at zero, so the backbone
-    starts unchanged and the gate still gets a gradient (our choice of which matrix).
+    starts unchanged and the gate still gets a gradient (our choice of which matrix). `activation` is LAVT's ReLU.
     """
 
-    def __init__(self, channels: int, init: str = "normal"):
+    def __init__(self, channels: int, init: str = "normal", activation: Callable[[Tensor], Tensor] = F.relu):
         super().__init__()
+        self.activation = activation
         self.inner = nn.Linear(channels, channels, bias=False)
         self.outer = nn.Linear(channels, channels, bias=False)
         nn.init.normal_(self.inner.weight, std=0.02)
         nn.init.normal_(self.outer.weight, std=0.0 if init == "zero" else 0.02)
 
+    def opening(self, tokens: Tensor) -> Tensor:
+        """(B,N,C) -> (B,N,C) in -1 to 1."""
+        return torch.tanh(self.outer(self.activation(self.inner(tokens))))
+
     def forward(self, x: Tensor, fused: Tensor) -> Tensor:
-        gate = torch.tanh(self.outer(F.relu(self.inner(to_tokens(fused)))))
-        return x + to_map(gate, x.shape[-2:]) * fused
+        return x + to_map(self.opening(to_tokens(fused)), x.shape[-2:]) * fused
 
 
-def instance_norm(tokens: Tensor, eps: float = 1e-5) -> Tensor:
-    """Normalise (B,N,C) over its N positions, not affine; a single position gives zeros."""
+def instance_norm(tokens: Tensor, mask: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """Normalise (B,N,C) over its N positions, not affine; a single position gives zeros.
+
+    With `mask` (B,N) the statistics are those of the positions where it is 1; at least one must be.
+    """
     tokens = tokens.float()  # statistics in float32 under autocast
-    variance, mean = torch.var_mean(tokens, dim=1, correction=0, keepdim=True)
+    if mask is None:
+        variance, mean = torch.var_mean(tokens, dim=1, correction=0, keepdim=True)
+    else:
+        share = (mask / mask.sum(1, keepdim=True))[:, :, None]
+        mean = (share * tokens).sum(1, keepdim=True)
+        variance = (share * (tokens - mean).square()).sum(1, keepdim=True)
     return (tokens - mean) * torch.rsqrt(variance + eps)
 
 

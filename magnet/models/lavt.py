@@ -1,23 +1,18 @@
 """LAVT: language enters a vision backbone after every stage (Yang et al., CVPR 2022), the field's baseline."""
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from magnet.config import ModelConfig
 from magnet.models.attention import LanguageGate, PixelWordAttention, to_map, to_tokens
+from magnet.models.base import ReferringNetwork
 from magnet.models.decoders import LAVTDecoder
-from magnet.models.language import LanguageBackbone
-from magnet.models.vision import VisionBackbone
 
 
-class LAVT(nn.Module):
+class LAVT(ReferringNetwork):
     """Referring segmentation of images (B,3,H,W), ImageNet-normalised, of any size, by expressions of T tokens."""
 
     def __init__(self, config: ModelConfig, vocab_size: int):
-        super().__init__()
-        self.config = config
-        self.vision = VisionBackbone(config.vision, pad_then_roll=config.pad_then_roll)
-        self.language = LanguageBackbone(config.language, vocab_size)
+        super().__init__(config, vocab_size)
         channels = self.vision.channels
         self.fusions = nn.ModuleList(PixelWordAttention(c, self.language.width) for c in channels)
         self.gates = nn.ModuleList(LanguageGate(c, config.gate_init) for c in channels[:-1])  # nothing reads the last
@@ -53,16 +48,8 @@ class LAVT(nn.Module):
             "mask_features": mask_features,
         }
 
-    def forward(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
-        return self.decode(self.encode(images, token_ids, token_mask))
-
     def _stage(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         x = self.vision.stage(index, x)
         fused = self.fusions[index](x, words, token_mask)
         normed = to_map(self.norms[index](to_tokens(fused)), fused.shape[-2:])
         return self.gates[index](x, fused) if index < len(self.gates) else x, normed
-
-    def _checkpointed(self, function, *inputs):
-        if self.config.gradient_checkpointing and self.training:
-            return checkpoint(function, *inputs, use_reentrant=False)
-        return function(*inputs)

@@ -37,8 +37,8 @@ class Release:
 def load_released(source: str | Path | Mapping) -> nn.Module:
     """Our network with the weights of a released checkpoint, in evaluation mode; its configuration is `model.config`.
 
-    `source` is a file written by the authors' training code, or the dictionary inside it. LAVT comes in two forms, both
-    read: image and language network apart (`model`, `bert_model`), or together (`text_encoder.*` inside `model`).
+    `source` is a file written by the authors of LAVT or MagNet, or the dictionary inside it. LAVT comes in two forms,
+    both read: image and language network apart (`model`, `bert_model`), or together (`text_encoder.*` in `model`).
     Raises ValueError where a tensor is missing, left over, of another shape or not finite.
     """
     label = "the given state dict" if isinstance(source, Mapping) else str(source)
@@ -98,9 +98,21 @@ def _fill(model: nn.Module, tensors: Tensors, release: Release, label: str) -> N
     if problems:
         raise ValueError(
             f"{label}: not a whole {release.name} checkpoint, or one of another version; {len(problems)} tensors "
-            f"differ from the {model.config.vision.options} it seems to be: {'; '.join(problems[:5])}"
+            f"differ from the {model.config.vision.options} it seems to be: {'; '.join(problems[:5])}. "
+            f"{_likely_reason(problems)}"
         )
     model.load_state_dict(named)
+
+
+def _likely_reason(problems: list[str]) -> str:
+    """What the kinds of difference have in common."""
+    if all(problem.endswith("is missing") for problem in problems):
+        return "It was saved in parts or cut short: fetch it again"
+    if all(problem.endswith("has no place") for problem in problems):
+        return "It holds more than the evaluated network: leave these tensors out of the state dict"
+    if any(problem.endswith("is not finite") for problem in problems):
+        return "It was damaged, or training had diverged: fetch it again"
+    return "Its parts are of different sizes or it is another network: the first tensors say which part"
 
 
 def _rename(name: str, renames: list[Rename]) -> str:
@@ -112,8 +124,9 @@ def _rename(name: str, renames: list[Rename]) -> str:
 
 
 def _without_kernel(tensor: Tensor, own: Tensor | None) -> Tensor:
-    """A kernel-1 convolution (out,in,1) is a linear layer (out,in) here."""
-    return tensor.squeeze(-1) if own is not None and tensor.ndim == own.ndim + 1 and tensor.shape[-1] == 1 else tensor
+    """A kernel-1 convolution (out,in,1) or (out,in,1,1) is a linear layer (out,in) here."""
+    is_linear = own is not None and own.ndim == 2 < tensor.ndim and set(tensor.shape[2:]) == {1}
+    return tensor.flatten(1) if is_linear else tensor
 
 
 def _swin_config(tensors: Tensors, prefix: str) -> VisionConfig:
@@ -160,7 +173,30 @@ def _decoder_layer(match: re.Match) -> str:
     return f"decoder.fuse.{4 - int(match[3])}.{convolution + (match[1] == 'bn')}"
 
 
-_BLOCK = r"backbone\.layers\.(\d+)\."
+_ATTENTION = {  # parts of one pixel-word attention, theirs and ours
+    "vis_project.0": "pixel",
+    "image_lang_att.f_query.0": "query",
+    "image_lang_att.f_query.1": "query_norm",
+    "image_lang_att.f_key.0": "key",
+    "image_lang_att.f_value.0": "value",
+    "image_lang_att.W.0": "out",
+    "image_lang_att.W.1": "out_norm",
+    "project_mm.0": "mix",
+}
+
+
+def _attention(theirs: str, ours: str) -> list[Rename]:
+    return [(theirs + re.escape(part), ours + own) for part, own in _ATTENTION.items()]
+
+
+def _swin(prefix: str) -> list[Rename]:
+    return [
+        (prefix + r"patch_embed", "vision.body.patch_embed"),
+        (prefix + r"layers\.(\d+)\.blocks", r"vision.body.layers_\1.blocks"),
+        (prefix + r"layers\.(\d+)\.downsample", _next_stage),
+    ]
+
+
 LAVT = Release(
     name="LAVT",
     marker="backbone.layers.0.fusion.vis_project.0.weight",
@@ -168,15 +204,10 @@ LAVT = Release(
         method="lavt", vision=_swin_config(tensors, "backbone."), language=_bert_config(tensors, "text_encoder.")
     ),
     renames=[
-        (r"backbone\.patch_embed", "vision.body.patch_embed"),
-        (_BLOCK + r"blocks", r"vision.body.layers_\1.blocks"),
-        (_BLOCK + r"downsample", _next_stage),
-        (_BLOCK + r"fusion\.vis_project\.0", r"fusions.\1.pixel"),
-        (_BLOCK + r"fusion\.image_lang_att\.f_(query|key|value)\.0", r"fusions.\1.\2"),
-        (_BLOCK + r"fusion\.image_lang_att\.W\.0", r"fusions.\1.out"),
-        (_BLOCK + r"fusion\.project_mm\.0", r"fusions.\1.mix"),
-        (_BLOCK + r"res_gate\.0", r"gates.\1.inner"),
-        (_BLOCK + r"res_gate\.2", r"gates.\1.outer"),
+        *_swin(r"backbone\."),
+        *_attention(r"backbone\.layers\.(\d+)\.fusion\.", r"fusions.\1."),
+        (r"backbone\.layers\.(\d+)\.res_gate\.0", r"gates.\1.inner"),
+        (r"backbone\.layers\.(\d+)\.res_gate\.2", r"gates.\1.outer"),
         (r"backbone\.norm(\d)", r"norms.\1"),
         (r"classifier\.(conv|bn)([12])_([234])", _decoder_layer),
         (r"classifier\.conv1_1", "decoder.classifier"),
@@ -189,4 +220,95 @@ LAVT = Release(
         r"^text_encoder\.embeddings\.position_ids$",
     ],
 )
-RELEASES = [LAVT]
+
+_STAGE = r"image_model\.layers\.(\d+)\."
+_WORDS = r"language_model\."
+_PIXELS = "classifier.pixel_decoder."
+_PIXEL_LAYERS = _PIXELS + "transformer.encoder.layers."
+_QUERY = "classifier.predictor."
+
+
+def _magnet_config(tensors: Tensors) -> ModelConfig:
+    return ModelConfig(
+        method="magnet",
+        fusion="cam",
+        text_side="released",
+        vision=_swin_config(tensors, "image_model."),
+        language=_bert_config(tensors, "language_model."),
+        decoder_width=tensors[_PIXELS + "mask_features.weight"].shape[0],
+        pixel_decoder_layers=_count(tensors, re.escape(_PIXEL_LAYERS) + r"(\d+)\."),
+        pixel_decoder_feedforward=tensors[_PIXEL_LAYERS + "0.linear1.weight"].shape[0],
+        decoder_layers=_count(tensors, re.escape(_QUERY) + r"transformer_ffn_layers\.(\d+)\."),
+        decoder_feedforward=tensors[_QUERY + "transformer_ffn_layers.0.linear1.weight"].shape[0],
+    )
+
+
+def _decoder_block(theirs: str, ours: str, parts: dict[str, str]) -> list[Rename]:
+    return [(re.escape(theirs) + r"(\d+)\." + re.escape(part), rf"{ours}.\1.{own}") for part, own in parts.items()]
+
+
+MAGNET = Release(
+    name="MagNet",
+    marker="image_model.layers.0.pyramids.0.1.weight",
+    configure=_magnet_config,
+    renames=[
+        *_swin(r"image_model\."),
+        *_attention(_STAGE + r"fusion\.", r"image_sides.\1.full."),
+        *_attention(_STAGE + r"fusions\.(\d+)\.", r"image_sides.\1.pooled.\2."),
+        (_STAGE + r"pyramids\.(\d+)\.(\d+)", lambda m: f"image_sides.{m[1]}.reduce.{m[2]}.{int(m[3]) - 1}"),
+        (_STAGE + r"mixer", r"image_sides.\1.mixer"),
+        (_STAGE + r"res_gate\.0", r"gates.\1.inner"),
+        (_STAGE + r"res_gate\.2", r"gates.\1.outer"),
+        (_WORDS + r"pwams\.(\d+)\.vis_project\.0", r"text_sides.\1.word"),
+        *_attention(_WORDS + r"pwams\.(\d+)\.", r"text_sides.\1."),
+        (_WORDS + r"res_gates\.(\d+)\.0", r"text_sides.\1.gate.inner"),
+        (_WORDS + r"res_gates\.(\d+)\.2", r"text_sides.\1.gate.outer"),
+        (_WORDS, "language.encoder."),
+        *_decoder_block(
+            _PIXEL_LAYERS,
+            "pixel_decoder.layers",
+            {
+                "self_attn.sampling_offsets": "attention.offsets",
+                "self_attn.attention_weights": "attention.weights",
+                "self_attn.value_proj": "attention.value",
+                "self_attn.output_proj": "attention.out",
+                "norm1": "attention_norm",
+                "linear1": "feedforward.0",
+                "linear2": "feedforward.2",
+                "norm2": "feedforward_norm",
+            },
+        ),
+        (re.escape(_PIXELS + "input_proj"), "pixel_decoder.project"),
+        (re.escape(_PIXELS + "transformer.level_embed"), "pixel_decoder.scale_embedding"),
+        (re.escape(_PIXELS), "pixel_decoder."),
+        *(
+            rename
+            for kind, own in {"cross": "multihead_attn", "self": "self_attn"}.items()
+            for rename in _decoder_block(
+                f"{_QUERY}transformer_{kind}_attention_layers.",
+                "query_decoder.layers",
+                {own: f"{kind}_attention", "norm": f"{kind}_norm"},
+            )
+        ),
+        *_decoder_block(
+            _QUERY + "transformer_ffn_layers.",
+            "query_decoder.layers",
+            {"linear1": "feedforward.0", "linear2": "feedforward.2", "norm": "feedforward_norm"},
+        ),
+        (re.escape(_QUERY + "decoder_norm"), "query_decoder.norm"),
+        (re.escape(_QUERY + "query_feat.weight"), "query_decoder.query"),
+        (re.escape(_QUERY + "query_embed.weight"), "query_decoder.query_position"),
+        (re.escape(_QUERY + "level_embed.weight"), "query_decoder.scale_embedding"),
+        (re.escape(_QUERY + "mask_embed.layers.") + r"(\d)", lambda m: f"query_decoder.mask_embedding.{2 * int(m[1])}"),
+    ],
+    unused=[
+        r"\.relative_position_index$",  # follows from the window size
+        r"^image_model\.layers\.3\.res_gate\.",  # what an exchange after the last stage changes, nothing reads
+        r"^language_model\.(pwams|res_gates)\.3\.",
+        r"^image_model\.norm\d\.",  # norms and projections that the released network computes, or not, for nothing
+        r"^language_model\.norms\.",
+        r"^lang_proj\.",
+        r"^classifier\.predictor\.class_embed\.",
+    ],
+)
+RELEASES = [LAVT, MAGNET]

@@ -1,0 +1,113 @@
+"""Released MagNet checkpoints, rebuilt from the public recipe: same numbers, every tensor placed, clear refusals."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import magnet
+
+from .recipe import make_inputs, make_weights, read_shapes, reference_folder
+
+TOLERANCE = 2e-4  # the largest difference seen is 6e-5, of logits up to 23
+SALT = 11
+WITHOUT_EFFECT = (
+    r"relative_position_index$|^image_model\.norm\d|^language_model\.norms|^lang_proj|class_embed|"
+    r"^image_model\.layers\.3\.res_gate|^language_model\.(pwams|res_gates)\.3"
+)
+
+
+def shrink(shapes: dict) -> dict:
+    """The same network four times narrower, with 160 words and small feed-forward layers."""
+    rows_kept = re.compile(r"relative_position_|sampling_offsets|attention_weights")
+
+    def narrow(name: str, shape: list[int]) -> list[int]:
+        if rows_kept.search(name):
+            return [shape[0], *(n // 4 if n == 256 else n for n in shape[1:])]
+        return [{30522: 160, 24: 6}.get(n, n // 4 if n >= 48 else n) for n in shape]
+
+    return {name: [narrow(name, shape), dtype] for name, (shape, dtype) in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def released():
+    return magnet.load_released(make_weights(read_shapes("magnet_released_swin-tiny"), SALT))
+
+
+@pytest.fixture
+def small() -> dict:
+    return make_weights(shrink(read_shapes("magnet_released_swin-tiny")), SALT)
+
+
+@pytest.mark.parametrize("height, width", [(224, 224), (160, 192)])
+@torch.no_grad()
+def test_logits_are_those_of_the_released_implementation(released, height, width):
+    expected = np.load(reference_folder() / f"magnet_released_swin-tiny_{height}x{width}_salt11.npz")
+    outputs = released(*make_inputs(2, height, width))
+    assert outputs["mask_logits"].shape == (2, height // 4, width // 4) and len(outputs["aux_mask_logits"]) == 9
+    assert np.abs(outputs["mask_logits"].numpy() - expected["pred_masks"][:, 0]).max() < TOLERANCE
+    assert np.abs(outputs["aux_mask_logits"][0].numpy() - expected["first_aux"][:, 0]).max() < TOLERANCE
+
+
+@torch.no_grad()
+def test_one_image_gets_the_answer_it_gets_in_a_batch(released):
+    images, token_ids, token_mask = make_inputs(2, 160, 192)
+    together = released(images, token_ids, token_mask)["mask_logits"]
+    for row in range(2):
+        one = slice(row, row + 1)
+        alone = released(images[one], token_ids[one], token_mask[one])["mask_logits"]
+        torch.testing.assert_close(together[one], alone, rtol=1e-4, atol=2e-4)
+
+
+def test_swin_base_checkpoint_finds_a_place_for_every_tensor():
+    shapes = read_shapes("magnet_released_swin-base")
+    assert sum(int(np.prod(shape)) for shape, dtype in shapes.values() if dtype == "float32") == 296_984_954
+    checkpoint = {name: torch.ones((), dtype=getattr(torch, d)).expand(shape) for name, (shape, d) in shapes.items()}
+    model = magnet.load_released({"model": checkpoint})
+    options, config = model.config.vision.options, model.config
+    assert (options["embed_dim"], options["window_size"]) == (128, 12)
+    assert options["depths"] == [2, 2, 18, 2] and options["num_heads"] == [4, 8, 16, 32]
+    assert (config.decoder_width, config.pixel_decoder_layers, config.decoder_layers) == (256, 4, 9)
+    assert (config.pixel_decoder_feedforward, config.decoder_feedforward) == (1024, 2048)
+    assert all((tensor == 1).all() for tensor in model.state_dict().values())  # nothing kept its random start
+    placed = [shape for name, (shape, _) in shapes.items() if not re.search(WITHOUT_EFFECT, name)]
+    assert sum(t.numel() for t in model.state_dict().values()) == sum(int(np.prod(shape)) for shape in placed)
+
+
+@torch.no_grad()
+def test_a_file_and_its_state_dict_give_the_same_network(small, tmp_path):
+    path = tmp_path / "magnet.pth"
+    torch.save({"model": small}, path)
+    images, token_ids, token_mask = make_inputs(2, 64, 96)
+    models = [magnet.load_released(source) for source in (path, small, {"model": small})]
+    answers = [model(images, token_ids % 160, token_mask)["mask_logits"] for model in models]
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
+    assert models[0].config.decoder_width == 64 and not models[0].training
+
+
+NAME = "image_model.layers.1.mixer.1.weight"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({NAME: None}, r"1 tensors differ .*image_sides\.1\.mixer\.1\.weight is missing.*cut short"),
+        ({"surprise": torch.zeros(1)}, "surprise has no place.*more than the evaluated network"),
+        ({NAME: torch.zeros(49)}, r"mixer\.1\.weight is \(49,\), not \(48,\).*different sizes"),
+        ({NAME: torch.full((48,), float("nan"))}, "is not finite.*fetch it again"),
+        ({"image_model.patch_embed.proj.weight": None}, "without the tensor 'image_model.patch_embed.proj.weight'"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_refused(small, change, message):
+    tensors = {name: tensor for name, tensor in {**small, **change}.items() if tensor is not None}
+    with pytest.raises(ValueError, match=message):
+        magnet.load_released(tensors)
+
+
+def test_a_decoder_of_another_size_is_refused_with_five_tensors(small):
+    wide = make_weights(read_shapes("magnet_released_swin-tiny"), SALT)
+    mixed = {name: (wide if "pixel_decoder.transformer.encoder" in name else small)[name] for name in small}
+    with pytest.raises(ValueError, match=r"tensors differ") as refusal:
+        magnet.load_released(mixed)
+    assert str(refusal.value).count(", not (") == 5
