@@ -34,9 +34,37 @@ def dice(outputs: dict, batch: dict) -> Tensor:
     return (1 - 2 * overlap / (total + 1e-6)).mean()
 
 
+def mask_bce(outputs: dict, batch: dict) -> Tensor:
+    """Binary cross-entropy of every prediction (B,h,w), mean over pixels and images, summed over predictions."""
+    logits = _predictions(outputs, batch)
+    truth = batch["masks"].float()[:, None].expand_as(logits)
+    per_pixel = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return per_pixel.mean((2, 3)).sum(1).mean()
+
+
+def mask_dice(outputs: dict, batch: dict) -> Tensor:
+    """Dice of the foreground: 1 - (2Σpg + 1) / (Σp + Σg + 1), mean over images, summed over predictions.
+
+    The form and the ones are Mask2Former's; with them an empty mask costs nothing where nothing is predicted.
+    """
+    probability = _predictions(outputs, batch).sigmoid()
+    truth = batch["masks"].float()[:, None]
+    overlap, total = (probability * truth).sum((2, 3)), probability.sum((2, 3)) + truth.sum((2, 3))
+    return (1 - (2 * overlap + 1) / (total + 1)).sum(1).mean()
+
+
+def _predictions(outputs: dict, batch: dict) -> Tensor:
+    """(B,P,S,S): the mask logits of all P predictions, the last one last, at the size of the masks."""
+    return _resized(torch.stack([*outputs["aux_mask_logits"], outputs["mask_logits"]], dim=1), batch)
+
+
 def _logits(outputs: dict, batch: dict) -> Tensor:
-    """class_logits in float32 at the size of the masks."""
-    logits, size = outputs["class_logits"].float(), batch["masks"].shape[-2:]
+    return _resized(outputs["class_logits"], batch)
+
+
+def _resized(logits: Tensor, batch: dict) -> Tensor:
+    """Logits in float32 at the size of the masks."""
+    size = batch["masks"].shape[-2:]
     if logits.shape[-2:] == size:
-        return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+        return logits.float()
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=True)

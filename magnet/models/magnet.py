@@ -3,32 +3,30 @@
 from torch import Tensor, nn
 
 from magnet.config import ModelConfig
-from magnet.models.attention import LanguageGate, PixelWordAttention, to_map, to_tokens
+from magnet.models.attention import LanguageGate
 from magnet.models.base import ReferringNetwork
 from magnet.models.cam import CAMImageSide, CAMTextSide
 from magnet.models.pixel_decoder import PixelDecoder
+from magnet.models.pwam import PWAMImageSide, matched_image_side, matched_text_side
 from magnet.models.query_decoder import QueryDecoder
 
 WIDTH = 256  # of both decoders, as released
+FUSIONS, TEXT_SIDES = ("pwam", "pwam_matched", "cam"), ("live", "released")
 
 
 class MagNet(ReferringNetwork):
     """Referring segmentation of images (B,3,H,W), ImageNet-normalised, of any size, by expressions of T tokens.
 
     Stage i of the vision backbone and group i of the language layers run, then exchange what they had before the
-    exchange. `config.fusion` says how: "cam" both ways at several scales, "pwam" LAVT's way from words to pixels.
+    exchange. `config.fusion` says how: "cam" both ways at several scales; "pwam" LAVT's way, pixels read words;
+    "pwam_matched" the same with as many parameters as "cam".
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int):
         super().__init__(config, vocab_size)
         channels, words = self.vision.channels, self.language.width
         _check(config, channels)
-        if config.fusion == "cam":
-            self.image_sides = nn.ModuleList(CAMImageSide(c, words, config.pyramid) for c in channels)
-            self.text_sides = nn.ModuleList(CAMTextSide(c, words, config.text_side) for c in channels[:-1])
-        else:
-            self.image_sides = nn.ModuleList(PWAMImageSide(c, words) for c in channels)
-            self.text_sides = nn.ModuleList()
+        self.image_sides, self.text_sides = _sides(config, channels, words)
         activation = nn.functional.gelu if config.fusion == "cam" else nn.functional.relu
         self.gates = nn.ModuleList(LanguageGate(c, config.gate_init, activation) for c in channels[:-1])
         width = config.decoder_width or WIDTH
@@ -79,22 +77,26 @@ class MagNet(ReferringNetwork):
         return self.gates[index](x, fused), changed, features
 
 
-class PWAMImageSide(nn.Module):
-    """LAVT's reading in the alignment module's place: pixel-word attention, and its LayerNorm for the decoder."""
-
-    def __init__(self, channels: int, word_width: int):
-        super().__init__()
-        self.full = PixelWordAttention(channels, word_width)
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
-        fused = self.full(pixels, words, token_mask)
-        return fused, to_map(self.norm(to_tokens(fused)), pixels.shape[-2:])
+def _sides(config: ModelConfig, channels: list[int], words: int) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """What pixels read, after every stage, and what words read, after every stage but the last."""
+    inner = channels[:-1]
+    if config.fusion == "cam":
+        image_sides = [CAMImageSide(c, words, config.pyramid) for c in channels]
+        text_sides = [CAMTextSide(c, words, config.text_side) for c in inner]
+    elif config.fusion == "pwam_matched":
+        image_sides = [matched_image_side(c, words, config.pyramid) for c in channels]
+        text_sides = [matched_text_side(c, words) for c in inner]
+    else:
+        image_sides, text_sides = [PWAMImageSide(c, words) for c in channels], []
+    return nn.ModuleList(image_sides), nn.ModuleList(text_sides)
 
 
 def _check(config: ModelConfig, channels: list[int]) -> None:
     """Raises ValueError for sizes that the parts cannot have."""
     width = config.decoder_width or WIDTH
+    for name, value, known in (("fusion", config.fusion, FUSIONS), ("text_side", config.text_side, TEXT_SIDES)):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")
     if config.fusion == "cam" and any(c % 4 for c in channels):
         raise ValueError(f"fusion='cam' splits channels by 4, but {config.vision.name!r} has {channels}")
     if len(channels) < 2:

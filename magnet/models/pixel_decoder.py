@@ -120,24 +120,34 @@ def read_scales(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) 
     pixel's centre, weights (B,Q,heads,scales,points) -> (B,Q,heads,d). One gather by `embedding_bag`, several times as
     fast on a CPU as `grid_sample` per scale and the same to rounding.
     """
-    batch, num_tokens, num_heads, depth = value.shape
-    extent = torch.tensor([(width, height) for height, width in sizes], device=value.device)[:, None, :, None]
-    low = position.detach().floor()
-    share = torch.stack([1 - (position - low), position - low], dim=-1)  # (...,2,2): x or y, lower or upper neighbour
-    at = torch.stack([low, low + 1], dim=-1).long()
-    share = share * ((at >= 0) & (at < extent))
-    at = at.clamp(min=0).minimum(extent - 1)
-    x, y = at.unbind(-2)  # (B,Q,heads,scales,points,2)
-    share_x, share_y = share.unbind(-2)
-    lengths = torch.tensor([height * width for height, width in sizes], device=value.device)
-    start = (lengths.cumsum(0) - lengths)[:, None, None, None]
-    token = start + y[..., :, None] * extent[:, :, 0, :, None] + x[..., None, :]  # (B,Q,heads,scales,points,2,2)
-    image = torch.arange(batch, device=value.device).view(-1, *[1] * 6)
-    head = torch.arange(num_heads, device=value.device).view(-1, *[1] * 4)
-    row = (image * num_tokens + token) * num_heads + head
-    share = weights[..., None, None] * share_y[..., :, None] * share_x[..., None, :]
+    table, start = _pad_with_zeros(value, sizes)  # (B,N',heads,d)
+    batch, num_rows, num_heads, depth = table.shape
+    extent = position.new_tensor([(width, height) for height, width in sizes])[:, None]  # (scales,1,2)
+    position = position.clamp(min=-1).minimum(extent)  # further out there is nothing but zeros, either
+    low = position.detach().floor().minimum(extent - 1)  # the neighbour to the left and above, from -1 on
+    upper_share = position - low
+    share = torch.stack([1 - upper_share, upper_share], dim=-1)  # (B,Q,heads,scales,points,2,2): x or y, low or high
+    share = (weights[..., None] * share[..., 1, :])[..., :, None] * share[..., 0, None, :]
+
+    line = extent[:, :, 0].int() + 2  # (scales,1): the length of a padded row
+    x, y = (low.int() + 1).unbind(-1)
+    image = torch.arange(batch, device=value.device, dtype=torch.int32).view(-1, 1, 1, 1, 1) * num_rows
+    head = torch.arange(num_heads, device=value.device, dtype=torch.int32).view(-1, 1, 1)
+    row = (image + start[:, None] + y * line + x) * num_heads + head  # (B,Q,heads,scales,points)
+    neighbours = torch.stack([torch.zeros_like(line), torch.ones_like(line), line, line + 1], dim=-1) * num_heads
     bags = math.prod(position.shape[:3])
     read = F.embedding_bag(
-        row.view(bags, -1), value.float().reshape(-1, depth), per_sample_weights=share.view(bags, -1), mode="sum"
-    )
+        (row[..., None] + neighbours).view(bags, -1), table.view(-1, depth),
+        per_sample_weights=share.reshape(bags, -1), mode="sum",
+    )  # fmt: skip
     return read.view(*position.shape[:3], depth)
+
+
+def _pad_with_zeros(value: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    """Values (B,N,heads,d) with a frame of zeros around every map, and the first row (scales,) of each map."""
+    parts = value.float().split([height * width for height, width in sizes], dim=1)
+    framed = [
+        F.pad(part.unflatten(1, size), (0, 0, 0, 0, 1, 1, 1, 1)).flatten(1, 2) for part, size in zip(parts, sizes)
+    ]
+    lengths = torch.tensor([0, *(part.shape[1] for part in framed[:-1])], device=value.device, dtype=torch.int32)
+    return torch.cat(framed, dim=1), lengths.cumsum(0, dtype=torch.int32)
