@@ -71,12 +71,11 @@ def instance_norm(tokens: Tensor, mask: Tensor | None = None, eps: float = 1e-5)
     With `mask` (B,N) the statistics are those of the positions where it is 1; at least one must be.
     """
     tokens = tokens.float()  # statistics in float32 under autocast
-    if mask is None:
-        variance, mean = torch.var_mean(tokens, dim=1, correction=0, keepdim=True)
-    else:
-        share = (mask / mask.sum(1, keepdim=True))[:, :, None]
-        mean = (share * tokens).sum(1, keepdim=True)
-        variance = (share * (tokens - mean).square()).sum(1, keepdim=True)
+    if mask is None:  # several times as fast on a CPU as the formula below
+        return F.layer_norm(tokens.transpose(1, 2), tokens.shape[1:2], eps=eps).transpose(1, 2)
+    share = (mask / mask.sum(1, keepdim=True))[:, :, None]
+    mean = (share * tokens).sum(1, keepdim=True)
+    variance = (share * (tokens - mean).square()).sum(1, keepdim=True)
     return (tokens - mean) * torch.rsqrt(variance + eps)
 
 

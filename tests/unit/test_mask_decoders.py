@@ -1,0 +1,155 @@
+"""Pixel and query decoder: deformable attention against grid_sample, the query decoder against its layers by hand."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from magnet.models.pixel_decoder import DeformableAttention, PixelDecoder, pixel_centres, read_scales, sine_position
+from magnet.models.query_decoder import QueryDecoder, blocked_pixels
+
+SIZES = [(2, 3), (4, 5), (7, 9)]
+NUM_TOKENS = sum(height * width for height, width in SIZES)
+HEADS, DEPTH, POINTS = 2, 4, 3
+
+
+def by_grid_sample(value, sizes, position, weights):
+    """The same reading, one scale after another."""
+    batch, num_queries, heads = position.shape[:3]
+    total, start = 0, 0
+    for scale, (height, width) in enumerate(sizes):
+        part = value[:, start : start + height * width].permute(0, 2, 3, 1).reshape(batch * heads, -1, height, width)
+        start += height * width
+        at = position[:, :, :, scale].transpose(1, 2).flatten(0, 1)  # (B·heads,Q,points,2) in pixels
+        grid = 2 * (at + 0.5) / at.new_tensor([width, height]) - 1
+        read = F.grid_sample(part, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        share = weights[:, :, :, scale].transpose(1, 2).flatten(0, 1)[:, None]  # (B·heads,1,Q,points)
+        total = total + (read * share).sum(-1)
+    return total.view(batch, heads, -1, num_queries).permute(0, 3, 1, 2)
+
+
+@pytest.fixture
+def readings():
+    """Positions inside, between pixels, on pixels, on the border and far outside."""
+    torch.manual_seed(0)
+    position = 14 * torch.rand(2, 11, HEADS, len(SIZES), POINTS, 2) - 3
+    position[0, 0], position[0, 1], position[0, 2], position[0, 3] = 1.0, -1.0, 1e6, -0.5
+    weights = torch.rand(2, 11, HEADS, len(SIZES), POINTS)
+    return torch.randn(2, NUM_TOKENS, HEADS, DEPTH), position, weights
+
+
+def test_reading_scales_is_grid_sample(readings):
+    value, position, weights = readings
+    torch.testing.assert_close(
+        read_scales(value, SIZES, position, weights), by_grid_sample(value, SIZES, position, weights), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_gradients_of_reading_are_those_of_grid_sample(readings):
+    direction, gradients = torch.randn(2, 11, HEADS, DEPTH), []
+    for function in (read_scales, by_grid_sample):
+        value, position, weights = (t.clone().requires_grad_() for t in readings)
+        (function(value, SIZES, position, weights) * direction).sum().backward()
+        gradients.append([value.grad, weights.grad, position.grad[:, 4:]])  # on a pixel there are two slopes
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_deformable_attention_reads_around_each_pixel():
+    """With equal weights, no offsets and identity maps, each pixel gets the mean of what lies at its place."""
+    module = DeformableAttention(HEADS * DEPTH, HEADS, len(SIZES), POINTS)
+    for parameter in module.parameters():
+        parameter.zero_()
+    for matrix in (module.value, module.out):
+        matrix.weight.copy_(torch.eye(HEADS * DEPTH))
+    tokens = torch.randn(1, NUM_TOKENS, HEADS * DEPTH)
+    centres = pixel_centres(SIZES, tokens.device)
+    assert centres[6 + 5 + 2].tolist() == pytest.approx([2.5 / 5, 1.5 / 4])  # second map, row 1, column 2
+    maps = [t.transpose(1, 2).unflatten(2, size) for t, size in zip(tokens.split([6, 20, 63], dim=1), SIZES)]
+    grid = (2 * centres - 1)[None, None]
+    expected = sum(F.grid_sample(x, grid, align_corners=False)[0, :, 0].T for x in maps) / 3
+    torch.testing.assert_close(module(tokens, tokens, SIZES)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_start_in_directions_of_their_own():
+    module = DeformableAttention(16, 4, 3, 2)
+    star = module.offsets.bias.view(4, 3, 2, 2)
+    assert torch.allclose(star[:, 0, 0], torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]]), atol=1e-6)
+    assert torch.allclose(star[:, :, 1], 2 * star[:, :, 0])
+
+
+@torch.no_grad()
+def test_sine_position_by_formula():
+    sine = sine_position(8)((1, 8, 3, 5), torch.device("cpu"), torch.float32)[0]
+    for row, column in [(0, 0), (2, 3)]:
+        for half, place in enumerate(((row + 1) / (3 + 1e-6), (column + 1) / (5 + 1e-6))):
+            for k in range(2):
+                angle = place * 2 * math.pi / 10_000 ** (2 * k / 4)
+                expected = [math.sin(angle), math.cos(angle)]
+                assert sine[4 * half + 2 * k : 4 * half + 2 * k + 2, row, column].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@torch.no_grad()
+def test_pixel_decoder_keeps_sizes_and_mixes_scales():
+    decoder = PixelDecoder([4, 6, 8], 16, num_layers=1, num_heads=4, num_points=2, feedforward=8)
+    maps = [torch.randn(2, c, *size) for c, size in zip((4, 6, 8), reversed(SIZES))]
+    out, mask_features = decoder(maps)
+    assert [tuple(x.shape[-2:]) for x in out] == SIZES and mask_features.shape == (2, 16, 7, 9)
+    changed = decoder([maps[0], maps[1], maps[2].flip(-1)])[1]
+    assert (changed - mask_features).abs().max() > 1e-3  # the finest scale has read the coarsest
+
+
+def test_what_is_blocked():
+    logits = torch.tensor([[[4.0, 4, -4, -4]] * 2, [[-1.0] * 4] * 2, [[1.0] * 4] * 2])
+    assert blocked_pixels(logits, (1, 2)).tolist() == [[False, True], [False, False], [False, False]]
+    edge = torch.tensor([[[0.0, -1e-3, 1e-3, 0.0]]])
+    assert blocked_pixels(edge, (1, 4)).tolist() == [[False, True, False, False]]  # 0 is probability a half: allowed
+
+
+def by_hand(attention: torch.nn.MultiheadAttention, query, key, value, blocked):
+    """One image, one query (D), keys and values (N,D), blocked (N)."""
+    width, heads = len(query), attention.num_heads
+    q, k, v = (
+        x @ w.T + b
+        for x, w, b in zip((query, key, value), attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3))
+    )
+    read = []
+    for part in torch.arange(width).chunk(heads):
+        scores = (k[:, part] @ q[part] / math.sqrt(width // heads)).masked_fill(blocked, float("-inf"))
+        read.append(scores.softmax(0) @ v[:, part])
+    return attention.out_proj(torch.cat(read))
+
+
+@torch.no_grad()
+def test_query_decoder_by_hand():
+    torch.manual_seed(0)
+    decoder = QueryDecoder(8, num_scales=2, num_layers=3, num_heads=2, feedforward=16)
+    for name, parameter in decoder.named_parameters():
+        if "bias" in name:
+            torch.nn.init.normal_(parameter)
+    maps, mask_features = [torch.randn(2, 8, 2, 3), torch.randn(2, 8, 4, 5)], torch.randn(2, 8, 6, 7)
+    predictions = decoder(maps, mask_features)
+    assert len(predictions) == 4
+    for b in range(2):
+        query = decoder.query[0]
+        for index, layer in enumerate(decoder.layers):
+            embedding = decoder.mask_embedding(decoder.norm(query))
+            logits = torch.einsum("c,chw->hw", embedding, mask_features[b])
+            torch.testing.assert_close(predictions[index][b], logits, rtol=1e-4, atol=1e-5)
+            scale = index % 2
+            x, size = maps[scale][b], maps[scale].shape[-2:]
+            blocked = F.interpolate(logits[None, None], size=size, mode="bilinear").flatten().sigmoid() < 0.5
+            blocked = blocked if not blocked.all() else torch.zeros_like(blocked)
+            value = x.flatten(1).T + decoder.scale_embedding[scale]
+            key = value + decoder.sine((1, *x.shape), x.device, x.dtype)[0].flatten(1).T
+            position = decoder.query_position[0]
+            read = by_hand(layer.cross_attention, query + position, key, value, blocked)
+            query = layer.cross_norm(query + read)
+            open_ = torch.zeros(1, dtype=torch.bool)
+            placed = query + position
+            read = by_hand(layer.self_attention, placed, placed[None], query[None], open_)
+            query = layer.self_norm(query + read)
+            query = layer.feedforward_norm(query + layer.feedforward(query))
+        logits = torch.einsum("c,chw->hw", decoder.mask_embedding(decoder.norm(query)), mask_features[b])
+        torch.testing.assert_close(predictions[3][b], logits, rtol=1e-4, atol=1e-5)
