@@ -90,7 +90,7 @@ def test_bfloat16_autocast_trains():
     model, inputs = build(), make_inputs()
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(*inputs)
-        loss = sum(term(outputs, {"masks": torch.ones(2, 75, 101)}) for term in TERMS.values())
+        loss = sum(TERMS[name](outputs, {"masks": torch.ones(2, 75, 101)}) for name in ("cross_entropy", "dice"))
     loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 

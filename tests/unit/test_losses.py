@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from magnet.losses import TERMS
-from magnet.losses.segmentation import cross_entropy, dice
+from magnet.losses.segmentation import cross_entropy, dice, mask_bce, mask_dice
+
+TWO_CLASSES = ("cross_entropy", "dice")
+
+
+def outputs_of(name: str, foreground: torch.Tensor) -> dict:
+    """What a network gives whose foreground logits (B,h,w) these are: two classes, or one map in two predictions."""
+    if name in TWO_CLASSES:
+        return {"class_logits": torch.stack([-foreground, foreground], 1)}
+    return {"mask_logits": foreground, "aux_mask_logits": [foreground / 2]}
 
 
 @pytest.fixture
@@ -52,13 +61,35 @@ def test_dice_by_formula(case):
     assert dice(outputs, batch).item() == pytest.approx(sum(terms) / 6, rel=1e-5)
 
 
+def test_mask_bce_by_formula(case):
+    logits, masks = case[0]["class_logits"].unbind(1), case[1]["masks"]
+    total = 0.0
+    for prediction in logits:
+        for value, truth in zip(prediction.flatten().tolist(), masks.flatten().tolist()):
+            p = 1 / (1 + math.exp(-value))
+            total -= math.log(p if truth else 1 - p) / masks.numel()
+    outputs = {"aux_mask_logits": [logits[0]], "mask_logits": logits[1]}
+    assert mask_bce(outputs, case[1]).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_mask_dice_by_formula(case):
+    logits, masks = case[0]["class_logits"].unbind(1), case[1]["masks"]
+    total = 0.0
+    for prediction in logits:
+        for b in range(3):
+            p, g = prediction[b].sigmoid().flatten().tolist(), masks[b].flatten().tolist()
+            overlap = sum(x * y for x, y in zip(p, g))
+            total += (1 - (2 * overlap + 1) / (sum(p) + sum(g) + 1)) / 3
+    outputs = {"aux_mask_logits": [logits[0]], "mask_logits": logits[1]}
+    assert mask_dice(outputs, case[1]).item() == pytest.approx(total, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", TERMS)
 def test_splitting_a_batch_changes_nothing(name, case):
-    outputs, batch = case
-    whole = TERMS[name](outputs, batch)
+    foreground, batch = case[0]["class_logits"][:, 1], case[1]
+    whole = TERMS[name](outputs_of(name, foreground), batch)
     parts = [
-        TERMS[name]({"class_logits": outputs["class_logits"][b : b + 1]}, {"masks": batch["masks"][b : b + 1]})
-        for b in range(3)
+        TERMS[name](outputs_of(name, foreground[b : b + 1]), {"masks": batch["masks"][b : b + 1]}) for b in range(3)
     ]
     torch.testing.assert_close(whole, torch.stack(parts).mean())
 
@@ -66,10 +97,18 @@ def test_splitting_a_batch_changes_nothing(name, case):
 @pytest.mark.parametrize("name", TERMS)
 def test_a_perfect_answer_costs_nothing_and_a_wrong_one_much(name, case):
     _, batch = case
-    sure = 100 * (2 * batch["masks"] - 1)
-    right, wrong = torch.stack([-sure, sure], 1), torch.stack([sure, -sure], 1)
-    assert TERMS[name]({"class_logits": right[:2]}, {"masks": batch["masks"][:2]}).item() < 1e-5
-    assert TERMS[name]({"class_logits": wrong[:2]}, {"masks": batch["masks"][:2]}).item() > 0.9
+    sure, few = 100 * (2 * batch["masks"] - 1), {"masks": batch["masks"][:2]}
+    assert TERMS[name](outputs_of(name, sure[:2]), few).item() < 1e-5
+    assert TERMS[name](outputs_of(name, -sure[:2]), few).item() > 0.9
+
+
+@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_empty_and_full_masks_are_ordinary(name, label):
+    logits = torch.zeros(2, 4, 4, requires_grad=True)
+    value = TERMS[name](outputs_of(name, logits), {"masks": torch.full((2, 8, 8), label)})
+    value.backward()
+    assert value > 0 and (logits.grad * (1 - 2 * label) > 0).all()  # downhill is towards the mask
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -78,17 +117,17 @@ def test_coarse_logits_are_resized_to_the_masks(name):
     coarse = torch.tensor([[[0.0, 2.0], [4.0, 6.0]]])
     fine = torch.tensor([[[0.0, 1, 2], [2, 3, 4], [4, 5, 6]]])
     batch = {"masks": torch.tensor([[[0.0, 0, 1], [0, 1, 1], [1, 1, 1]]])}
-    expected = TERMS[name]({"class_logits": torch.stack([-fine, fine], 1)}, batch)
-    torch.testing.assert_close(TERMS[name]({"class_logits": torch.stack([-coarse, coarse], 1)}, batch), expected)
+    expected = TERMS[name](outputs_of(name, fine), batch)
+    torch.testing.assert_close(TERMS[name](outputs_of(name, coarse), batch), expected)
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_bfloat16_logits_are_summed_in_float32(name):
     torch.manual_seed(0)
-    logits, batch = torch.randn(2, 2, 64, 64).bfloat16(), {"masks": (torch.rand(2, 64, 64) > 0.5).float()}
-    expected = TERMS[name]({"class_logits": logits.double()}, batch)
+    logits, batch = torch.randn(2, 64, 64).bfloat16(), {"masks": (torch.rand(2, 64, 64) > 0.5).float()}
+    expected = TERMS[name](outputs_of(name, logits.double()), batch)
     with torch.autocast("cpu", torch.bfloat16):
-        value = TERMS[name]({"class_logits": logits.requires_grad_()}, batch)
+        value = TERMS[name](outputs_of(name, logits.requires_grad_()), batch)
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     value.backward()

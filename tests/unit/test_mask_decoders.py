@@ -42,7 +42,10 @@ def readings():
 def test_reading_scales_is_grid_sample(readings):
     value, position, weights = readings
     torch.testing.assert_close(
-        read_scales(value, SIZES, position, weights), by_grid_sample(value, SIZES, position, weights), rtol=1e-4, atol=1e-5
+        read_scales(value, SIZES, position, weights),
+        by_grid_sample(value, SIZES, position, weights),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -87,7 +90,9 @@ def test_sine_position_by_formula():
             for k in range(2):
                 angle = place * 2 * math.pi / 10_000 ** (2 * k / 4)
                 expected = [math.sin(angle), math.cos(angle)]
-                assert sine[4 * half + 2 * k : 4 * half + 2 * k + 2, row, column].tolist() == pytest.approx(expected, abs=1e-5)
+                assert sine[4 * half + 2 * k : 4 * half + 2 * k + 2, row, column].tolist() == pytest.approx(
+                    expected, abs=1e-5
+                )
 
 
 @torch.no_grad()

@@ -1,0 +1,165 @@
+"""MagNet as a whole: shapes, independence of batch and padding, which gradients flow, sizes it can and cannot have."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from test_lavt import BACKBONES, TINY, make_inputs
+
+import magnet
+from magnet.losses import TERMS
+
+SMALL = replace(
+    TINY, method="magnet", fusion="cam", decoder_width=16, num_heads=2, num_points=2, pixel_decoder_layers=2,
+    pixel_decoder_feedforward=24, decoder_layers=4, decoder_feedforward=24,
+)  # fmt: skip
+FUSIONS = ("pwam", "pwam_matched", "cam")
+
+
+def build(config=SMALL, seed: int = 0, opened: bool = True) -> torch.nn.Module:
+    """`opened`: text gates that a fresh network keeps closed are drawn at random, so that words do read pixels."""
+    torch.manual_seed(seed)
+    model = magnet.build_model(config)
+    for side in model.text_sides if opened else []:
+        for parameter in side.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def all_logits(outputs: dict) -> torch.Tensor:
+    return torch.stack([*outputs["aux_mask_logits"], outputs["mask_logits"]])
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("vision", BACKBONES, ids=lambda vision: vision.name)
+@torch.no_grad()
+def test_outputs_have_the_promised_shapes(vision, fusion):
+    model = build(replace(SMALL, vision=vision, fusion=fusion)).eval()
+    images, token_ids, token_mask = make_inputs()
+    outputs = model(images, token_ids, token_mask)
+    assert outputs["mask_logits"].shape == (2, 19, 26) and outputs["mask_features"].shape == (2, 16, 19, 26)
+    assert [tuple(logits.shape) for logits in outputs["aux_mask_logits"]] == [(2, 19, 26)] * 4
+    assert [m.shape[1] for m in outputs["stage_features"]] == model.vision.channels
+    assert outputs["word_features"].shape == (2, 7, 16) and "class_logits" not in outputs
+    again = model.decode(model.encode(images, token_ids, token_mask))
+    assert torch.equal(again["mask_logits"], outputs["mask_logits"])
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@torch.no_grad()
+def test_other_images_and_padding_do_not_change_an_answer(fusion):
+    model = build(replace(SMALL, fusion=fusion)).eval()
+    images, token_ids, token_mask = make_inputs(batch=3)
+    together = all_logits(model(images, token_ids, token_mask))
+    for row, length in enumerate((7, 5, 3)):
+        one = slice(row, row + 1)
+        alone = all_logits(model(images[one], token_ids[one, :length], token_mask[one, :length]))
+        assert (together[:, one] - alone).abs().max() < 1e-3  # of logits up to 1; in float64 it would be 3e-13
+
+
+@torch.no_grad()
+def test_both_sides_read_what_was_there_before_the_exchange():
+    model, seen = build().eval(), {}
+    model.image_sides[0].register_forward_hook(lambda module, args, output: seen.update(image=args))
+    model.text_sides[0].register_forward_hook(lambda module, args, output: seen.update(text=args))
+    model(*make_inputs())
+    assert seen["image"][0] is seen["text"][1] and seen["image"][1] is seen["text"][0]
+
+
+@torch.no_grad()
+def test_words_read_pixels_only_through_the_text_side():
+    images, token_ids, token_mask = make_inputs()
+    for fusion in FUSIONS:
+        model = build(replace(SMALL, fusion=fusion)).eval()
+        words = [model.encode(x, token_ids, token_mask)["word_features"] for x in (images, images.flip(0))]
+        assert torch.equal(*words) == (fusion != "cam")
+
+
+@pytest.mark.parametrize("text_side", ["live", "released"])
+def test_which_gradients_reach_text_side_and_language_encoder(text_side):
+    model = build(replace(SMALL, text_side=text_side), opened=False)
+    all_logits(model(*make_inputs())).square().mean().backward()
+    assert model.language.encoder.embeddings.word_embeddings.weight.grad.any()
+    for side in model.text_sides:
+        assert bool(side.gate.outer.weight.grad.any()) == (text_side == "live")
+        assert not side.query.weight.grad.any()  # the gate is still closed
+
+
+def test_an_opened_text_side_carries_gradients_from_the_words_to_the_pixels():
+    model = build()
+    outputs = model.encode(*make_inputs())
+    outputs["word_features"].square().sum().backward()
+    for side in model.text_sides:
+        assert all(p.grad.any() for p in (side.query.weight, side.key.weight, side.gate.inner.weight))
+    assert next(model.vision.parameters()).grad.any()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_parameter_gets_a_gradient(fusion):
+    """So training on several processes needs no search for unused ones."""
+    model = build(replace(SMALL, fusion=fusion))
+    outputs, batch = model(*make_inputs()), {"masks": torch.ones(2, 75, 101)}
+    (TERMS["mask_bce"](outputs, batch) + TERMS["mask_dice"](outputs, batch)).backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+
+def test_bfloat16_autocast_trains():
+    model, inputs = build(), make_inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(*inputs)
+        loss = sum(TERMS[name](outputs, {"masks": torch.ones(2, 75, 101)}) for name in ("mask_bce", "mask_dice"))
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_checkpointing_changes_no_gradient():
+    gradients = []
+    for gradient_checkpointing in (False, True):
+        model = build(replace(SMALL, gradient_checkpointing=gradient_checkpointing)).train()
+        inputs = make_inputs()
+        torch.manual_seed(2)
+        all_logits(model(*inputs)).square().mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_fusions_differ_in_nothing_but_the_exchange():
+    shared = ("vision.", "language.", "gates.", "pixel_decoder.", "query_decoder.")
+    models = [build(replace(SMALL, fusion=fusion)) for fusion in FUSIONS]
+    names = [{name for name in model.state_dict() if name.startswith(shared)} for model in models]
+    assert names[0] == names[1] == names[2]
+    plain, matched, cam = (sum(p.numel() for p in model.parameters()) for model in models)
+    assert plain < 0.8 * cam and abs(matched - cam) < 0.01 * cam
+
+
+def test_language_layers_that_do_not_divide_by_the_stages_are_reported(caplog):
+    options = {**SMALL.language.options, "num_hidden_layers": 2}
+    with caplog.at_level(logging.INFO, "magnet"):
+        model = build(replace(SMALL, language=replace(SMALL.language, options=options)))
+    assert "2 language layers make groups of [1, 1, 0, 0]" in caplog.text
+    assert model(*make_inputs())["mask_logits"].isfinite().all()
+
+
+def test_three_stages_make_three_groups_and_scales():
+    options = {**SMALL.vision.options, "depths": (1, 1, 1), "num_heads": (1, 2, 2)}
+    model = build(replace(SMALL, vision=replace(SMALL.vision, options=options)))
+    assert model.language.group_sizes == [2, 1, 1]
+    assert model(*make_inputs())["mask_logits"].shape == (2, 19, 26)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"fusion": "cma"}, "fusion='cma' is not one of pwam, pwam_matched, cam"),
+        ({"text_side": "dead"}, "text_side='dead' is not one of live, released"),
+        ({"decoder_width": 18}, "decoder_width=18 must be a multiple of 4"),
+        ({"decoder_width": 16, "num_heads": 3}, "num_heads=3"),
+        ({"vision": replace(BACKBONES[2], options={"dims": (6, 12, 24, 48), "depths": (1,) * 4})}, "splits channels"),
+        ({"vision": replace(BACKBONES[2], options={**BACKBONES[2].options, "out_indices": (3,)})}, "has one stage"),
+    ],
+)
+def test_sizes_it_cannot_have_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        build(replace(SMALL, **change))
