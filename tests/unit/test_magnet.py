@@ -163,3 +163,25 @@ def test_three_stages_make_three_groups_and_scales():
 def test_sizes_it_cannot_have_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         build(replace(SMALL, **change))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_it_learns_which_of_two_objects_a_word_means(fusion):
+    """One picture, two words, two masks: impossible for a network that does not read the words."""
+    model = build(replace(SMALL, fusion=fusion, vision=replace(SMALL.vision, drop_path=0.0)), opened=False)
+    model.language.eval()  # no dropout
+    images, masks = torch.zeros(2, 3, 64, 64), torch.zeros(2, 64, 64)
+    images[:, 0, 8:24, 8:24], images[:, 1, 40:56, 36:60] = 2.0, 2.0
+    masks[0, 8:24, 8:24], masks[1, 40:56, 36:60] = 1.0, 1.0
+    token_ids, token_mask = torch.tensor([[2, 5, 3], [2, 6, 3]]), torch.ones(2, 3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(60):
+        outputs = model(images, token_ids, token_mask)
+        loss = sum(TERMS[name](outputs, {"masks": masks}) for name in ("mask_bce", "mask_dice"))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    found, truth = outputs["mask_logits"] > 0, masks[:, ::4, ::4] > 0
+    iou = (found & truth).sum((1, 2)) / (found | truth).sum((1, 2))
+    assert iou.min() > 0.8
