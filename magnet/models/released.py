@@ -174,15 +174,18 @@ def _decoder_layer(match: re.Match) -> str:
 
 
 _ATTENTION = {  # parts of one pixel-word attention, theirs and ours
-    "vis_project.0": "pixel",
-    "image_lang_att.f_query.0": "query",
-    "image_lang_att.f_query.1": "query_norm",
-    "image_lang_att.f_key.0": "key",
-    "image_lang_att.f_value.0": "value",
-    "image_lang_att.W.0": "out",
-    "image_lang_att.W.1": "out_norm",
-    "project_mm.0": "mix",
-}
+    "vis_project.0": "pixel", "image_lang_att.f_query.0": "query", "image_lang_att.f_query.1": "query_norm",
+    "image_lang_att.f_key.0": "key", "image_lang_att.f_value.0": "value", "image_lang_att.W.0": "out",
+    "image_lang_att.W.1": "out_norm", "project_mm.0": "mix",
+}  # fmt: skip
+_DEFORMABLE = {  # parts of one layer of the pixel decoder
+    "self_attn.sampling_offsets": "attention.offsets", "self_attn.attention_weights": "attention.weights",
+    "self_attn.value_proj": "attention.value", "self_attn.output_proj": "attention.out", "norm1": "attention_norm",
+    "linear1": "feedforward.0", "linear2": "feedforward.2", "norm2": "feedforward_norm",
+}  # fmt: skip
+_CROSS = {"multihead_attn": "cross_attention", "norm": "cross_norm"}  # parts of one layer of the query decoder
+_SELF = {"self_attn": "self_attention", "norm": "self_norm"}
+_FEEDFORWARD = {"linear1": "feedforward.0", "linear2": "feedforward.2", "norm": "feedforward_norm"}
 
 
 def _attention(theirs: str, ours: str) -> list[Rename]:
@@ -243,7 +246,7 @@ def _magnet_config(tensors: Tensors) -> ModelConfig:
     )
 
 
-def _decoder_block(theirs: str, ours: str, parts: dict[str, str]) -> list[Rename]:
+def _layers(theirs: str, ours: str, parts: dict[str, str]) -> list[Rename]:
     return [(re.escape(theirs) + r"(\d+)\." + re.escape(part), rf"{ours}.\1.{own}") for part, own in parts.items()]
 
 
@@ -264,37 +267,13 @@ MAGNET = Release(
         (_WORDS + r"res_gates\.(\d+)\.0", r"text_sides.\1.gate.inner"),
         (_WORDS + r"res_gates\.(\d+)\.2", r"text_sides.\1.gate.outer"),
         (_WORDS, "language.encoder."),
-        *_decoder_block(
-            _PIXEL_LAYERS,
-            "pixel_decoder.layers",
-            {
-                "self_attn.sampling_offsets": "attention.offsets",
-                "self_attn.attention_weights": "attention.weights",
-                "self_attn.value_proj": "attention.value",
-                "self_attn.output_proj": "attention.out",
-                "norm1": "attention_norm",
-                "linear1": "feedforward.0",
-                "linear2": "feedforward.2",
-                "norm2": "feedforward_norm",
-            },
-        ),
+        *_layers(_PIXEL_LAYERS, "pixel_decoder.layers", _DEFORMABLE),
         (re.escape(_PIXELS + "input_proj"), "pixel_decoder.project"),
         (re.escape(_PIXELS + "transformer.level_embed"), "pixel_decoder.scale_embedding"),
         (re.escape(_PIXELS), "pixel_decoder."),
-        *(
-            rename
-            for kind, own in {"cross": "multihead_attn", "self": "self_attn"}.items()
-            for rename in _decoder_block(
-                f"{_QUERY}transformer_{kind}_attention_layers.",
-                "query_decoder.layers",
-                {own: f"{kind}_attention", "norm": f"{kind}_norm"},
-            )
-        ),
-        *_decoder_block(
-            _QUERY + "transformer_ffn_layers.",
-            "query_decoder.layers",
-            {"linear1": "feedforward.0", "linear2": "feedforward.2", "norm": "feedforward_norm"},
-        ),
+        *_layers(_QUERY + "transformer_cross_attention_layers.", "query_decoder.layers", _CROSS),
+        *_layers(_QUERY + "transformer_self_attention_layers.", "query_decoder.layers", _SELF),
+        *_layers(_QUERY + "transformer_ffn_layers.", "query_decoder.layers", _FEEDFORWARD),
         (re.escape(_QUERY + "decoder_norm"), "query_decoder.norm"),
         (re.escape(_QUERY + "query_feat.weight"), "query_decoder.query"),
         (re.escape(_QUERY + "query_embed.weight"), "query_decoder.query_position"),
