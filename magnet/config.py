@@ -67,9 +67,7 @@ class DataConfig:
     words: Literal["sentence", "bag", "none"] = "sentence"  # "bag": sorted word pieces; "none": blind to the text
     polygon_overlap: Literal["hole", "union"] = "hole"  # "hole" is what the REFER tool does
     fresh: bool = False  # RefShapes only: draw new training scenes without end instead of reading the train split
-    expressions_per_scene: int = 1  # of a fresh scene, side by side in a batch: same picture, other words, other mask
-    repeated_scenes: int = 0  # the first so many fresh scenes come again and again...
-    repeated_share: float = 0.5  # ...as this share of the items: what is seen often is learnt first
+    attributes_first: int = 0  # fresh scenes: over so many items plain attributes fall from all to their own share
     num_workers: int = field(default=1, metadata=UNHASHED)
 
 

@@ -18,8 +18,8 @@ def lavt_tiny() -> Config:
     magnet train lavt_tiny
     """
     vision = VisionConfig(
-        name="swin_tiny_patch4_window7_224",
-        options={"embed_dim": 32, "depths": (1, 2, 4, 1), "num_heads": (2, 4, 8, 8), "window_size": 6},
+        name="resnet10t",
+        options={"layers": (1, 2, 2, 1), "channels": (32, 64, 128, 256), "stem_width": 16, "out_indices": (1, 2, 3, 4)},
         drop_path=0.0,
     )
     language = LanguageConfig(
@@ -31,13 +31,13 @@ def lavt_tiny() -> Config:
     )  # fmt: skip
     return Config(
         recipe="lavt_tiny",
-        model=ModelConfig(method="lavt", vision=vision, language=language),
-        data=DataConfig(image_size=96, fresh=True, repeated_scenes=400, repeated_share=0.6),
+        model=ModelConfig(method="lavt", vision=vision, language=language, decoder_width=32),
+        data=DataConfig(image_size=96, fresh=True, attributes_first=32 * 2400),
         optim=OptimConfig(
-            lr=1e-3, betas=(0.9, 0.98), schedule="cosine", warmup_steps=100, batch_size=32, num_steps=1700,
-            clip_norm=1.0, val_every=340, val_expressions=500,
+            lr=2e-3, betas=(0.9, 0.98), schedule="cosine", warmup_steps=50, batch_size=32, num_steps=3000,
+            clip_norm=1.0, val_every=500, val_expressions=500,
         ),
-        losses={"cross_entropy": 1.0, "dice": 1.0},
+        losses={"cross_entropy": 1.0, "dice": 2.0},
     )  # fmt: skip
 
 

@@ -20,19 +20,26 @@ class Sample(NamedTuple):
 
 
 def sample(
-    seed: int, index: int, split: str = "train", image_size: int = 96, num_expressions: int | None = None
+    seed: int,
+    index: int,
+    split: str = "train",
+    image_size: int = 96,
+    num_expressions: int | None = None,
+    kinds: tuple[str, ...] | None = None,
 ) -> Sample:
     """Scene `index` of a split, a pure function of its arguments; no two splits share a random number.
 
     Training scenes are endless: any index below 2^32, six expressions each (rarely fewer, never none);
-    `num_expressions` asks for fewer, which is quicker. Scenes of the evaluation splits are drawn again until they
-    allow the two expressions that the split's rules ask for. Raises ValueError for an unknown split or a number
-    outside 32 bits.
+    `num_expressions` asks for fewer, which is quicker, and `kinds` for these kinds alone. Scenes of the evaluation
+    splits are drawn again until they allow the two expressions that the split's rules ask for. Raises ValueError for an
+    unknown split or a number outside 32 bits.
     """
+    rules = RULES[split]
+    if kinds is not None:
+        rules = rules._replace(kinds={kind: rules.kinds[kind] for kind in kinds})
+    num = num_expressions or rules.num
     for attempt in count():
         scene = draw_scene(seed, index, split, attempt)
-        rules = RULES[split]
-        num = num_expressions or rules.num
         found = expressions(scene, rules, stream(scene.key, "words"), index, num)
         if len(found) == num or (found and split == "train"):
             return Sample(scene, *render(scene, image_size), found)

@@ -237,12 +237,19 @@ def fresh() -> FreshShapes:
 
 
 def test_a_fresh_item_is_an_expression_of_its_scene(fresh):
-    for number in (0, 5, 10**9):
-        scene, item = refshapes.sample(3, number, split="train", image_size=32), fresh[number]
+    for number, scene_number in ((0, 0), (5, 5), (6144 * 100000 + 1024 + 7, 1024 * 100000 + 7)):
+        scene, item = refshapes.sample(3, scene_number, split="train", image_size=32), fresh[number]
         assert torch.equal(item["image"], normalize(scene.image)) and item["sent_id"] == number
         texts, _ = encode(fresh.tokenizer, [expression.text for expression in scene.expressions], 20)
         matching = [e for e, text in zip(scene.expressions, texts) if torch.equal(text, item["token_ids"])]
         assert any(np.array_equal(item["mask"].numpy() == 1, scene.masks[e.target]) for e in matching)
+
+
+def test_a_scene_comes_six_times_each_time_with_other_words(fresh):
+    items = [fresh[7 + 1024 * turn] for turn in range(6)]
+    assert all(torch.equal(item["image"], items[0]["image"]) for item in items)
+    assert len({tuple(item["token_ids"].tolist()) for item in items}) == 6
+    assert not torch.equal(fresh[6144 + 7]["image"], items[0]["image"])
 
 
 def test_fresh_items_depend_on_seed_and_number_alone(fresh):
@@ -253,13 +260,12 @@ def test_fresh_items_depend_on_seed_and_number_alone(fresh):
     assert same(batch, collate([fresh[7], fresh[41], fresh[2**31 - 1]]))
 
 
-def test_neighbours_share_a_scene_but_not_its_sentence(fresh):
-    several = FreshShapes(replace(fresh.data, expressions_per_scene=3), fresh.tokenizer, seed=3)
-    items = [several[number] for number in range(6, 12)]
-    for group in (items[:3], items[3:]):
-        assert all(torch.equal(item["image"], group[0]["image"]) for item in group)
-        assert len({tuple(item["token_ids"].tolist()) for item in group}) == 3
-    assert not torch.equal(items[0]["image"], items[3]["image"])
+def test_plain_attributes_come_first(fresh):
+    eased = FreshShapes(replace(fresh.data, attributes_first=6144), fresh.tokenizer, seed=3)
+    kinds = [{expression.kind for expression in eased.scene(number).expressions} for number in range(0, 1100, 4)]
+    plain = [found == {"attribute"} for found in kinds]
+    assert all(plain[:5]) and 15 < sum(plain[100:150]) < 35 and not any(plain[256:])
+    assert same(eased[6144], fresh[6144])
 
 
 def test_training_set_chooses_between_fresh_and_stored(tmp_path):
