@@ -329,7 +329,8 @@ class Trainer:
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = tensor
+                layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format  # as the weights have it
+                state.setdefault(int(index), {})[key] = tensor.contiguous(memory_format=layout)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self._truncate_log()
 

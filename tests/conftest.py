@@ -7,7 +7,7 @@ import pytest
 
 import magnet
 from magnet import runs
-from magnet.config import Config
+from magnet.config import Config, VisionConfig
 
 ASSETS = Path(magnet.__file__).parent / "assets"  # a data root: it holds the mini RefShapes
 
@@ -15,10 +15,11 @@ ASSETS = Path(magnet.__file__).parent / "assets"  # a data root: it holds the mi
 def tiny_config(**optim) -> Config:
     """LAVT of a few thousand weights on 32 px scenes, in float32, without dropout and BatchNorm."""
     config = magnet.recipe("lavt_tiny")
-    vision = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2), "window_size": 4}
+    swin = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2), "window_size": 4}
+    vision = VisionConfig(name="swin_tiny_patch4_window7_224", options=swin, drop_path=0.0)
     words = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     model = dataclasses.replace(
-        config.model, decoder_norm="group", vision=dataclasses.replace(config.model.vision, options=vision),
+        config.model, decoder_norm="group", vision=vision,
         language=dataclasses.replace(config.model.language, options=config.model.language.options | words),
     )  # fmt: skip
     steps = {"num_steps": 12, "batch_size": 8, "val_every": 6, "val_expressions": 8, "warmup_steps": 2}

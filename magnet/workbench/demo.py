@@ -27,7 +27,7 @@ SPLITS = ("val", "testA", "testB", "testC", "testR")
 
 
 def demo_config(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path | None = None) -> Config:
-    """The recipe with its steps (and the validations between them) cut to the share `minutes` is of the full demo."""
+    """The recipe with its steps and all that is counted in them cut to the share `minutes` is of the full demo."""
     config = magnet.recipe(RECIPE, seed=seed)
     share = minutes / FULL_MINUTES
     optim = config.optim
@@ -36,7 +36,11 @@ def demo_config(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path |
         optim, num_steps=steps, val_every=max(1, round(optim.val_every * share)),
         warmup_steps=round(optim.warmup_steps * share),
     )  # fmt: skip
-    data = dataclasses.replace(config.data, root=None if root is None else str(root))
+    data = dataclasses.replace(
+        config.data,
+        root=None if root is None else str(root),
+        attributes_first=round(config.data.attributes_first * share),
+    )
     return dataclasses.replace(config, optim=optim, data=data)
 
 
