@@ -116,9 +116,10 @@ class MaskGrounding(nn.Module):
 
 
 def describe_masks(masks: Tensor) -> Tensor:
-    """Masks (B,H,W) of 0 and 1 -> (B,7): mean x and y, first x and y, last x and y, area; all from 0 to 1.
+    """Masks (B,H,W) of 0 and 1 -> (B,7): mean x and y, first x and y, last x and y, area.
 
-    Positions are pixel centres. Empty masks give finite numbers that mean nothing.
+    Positions are pixel centres, from -1 (left, top) to 1; the area is a share, from 0 to 1. Empty masks
+    give finite numbers that mean nothing.
     """
     area = masks.sum((1, 2))
     mean, first, last = [], [], []
@@ -126,16 +127,18 @@ def describe_masks(masks: Tensor) -> Tensor:
         position, occupied = _positions(profile.shape[1], masks.device), profile > 0
         mean.append((profile * position).sum(1) / area.clamp(min=1))
         first.append(position.where(occupied, 1.0).amin(1))
-        last.append(position.where(occupied, 0.0).amax(1))
+        last.append(position.where(occupied, -1.0).amax(1))
     return torch.stack([*mean, *first, *last, area / masks[0].numel()], dim=1)
 
 
 def _positions(num: int, device: torch.device) -> Tensor:
-    return (torch.arange(num, device=device) + 0.5) / num
+    """Centres of `num` pixels along an axis that goes from -1 to 1."""
+    return (2 * torch.arange(num, device=device) + 1) / num - 1
 
 
 def _two_layers(inputs: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
+    """The norm (our choice) makes places as loud as words and pixels, so that they are read sooner."""
+    return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
 
 
 def _word_embeddings(model: nn.Module) -> Tensor:
