@@ -31,7 +31,7 @@ class MaskGrounding(nn.Module):
         _check(config, width)
         self.config, self.hide = config, WordMasking(config, tokenizer)
         self.pixel = nn.Linear(channels, width)
-        self.position = _two_layers(2, width) if config.pixel_positions else None
+        self.place = _two_layers(2, width) if config.pixel_positions else None
         self.mask = _two_layers(MASK_NUMBERS[config.mask_encoder] or channels, width)
         layer = nn.TransformerEncoderLayer(
             width, config.num_heads, 4 * width, config.dropout, activation="gelu", batch_first=True
@@ -89,10 +89,10 @@ class MaskGrounding(nn.Module):
     def _pixel_tokens(self, pixels: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,H·W,D)."""
         tokens = self.pixel(to_tokens(pixels))
-        if self.position is None:
+        if self.place is None:
             return tokens
         y, x = (_positions(n, pixels.device) for n in pixels.shape[-2:])
-        return tokens + self.position(torch.cartesian_prod(y, x).flip(1))  # x first, as in a mask's centre
+        return tokens + self.place(torch.cartesian_prod(y, x).flip(1))  # x first, as in a mask's centre
 
     def _describe(self, masks: Tensor, pixels: Tensor) -> Tensor:
         """Masks (B,S,S) -> what the mask encoder reads: (B,2), (B,7) or (B,C)."""
