@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from magnet.config import Config, DataConfig
+from magnet.config import AlignmentConfig, Config, DataConfig, GroundingConfig
 
+PARTS = {"grounding": GroundingConfig, "alignment": AlignmentConfig}  # training-only, off (None) or on
 Positional = tyro.conf.Positional
 Protocol = Literal["original", "paper", "cris", "gres"]
 
@@ -75,6 +76,9 @@ class Train:
 
     Writes results/runs/<recipe>-<hash>/. The same command finds the same run again. On several GPUs or processes:
     accelerate launch -m magnet train RECIPE ...
+
+    --grounding and --alignment switch these training-only parts on, as any of their settings does; --no-grounding and
+    --no-alignment switch them off.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
@@ -87,12 +91,27 @@ def train(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         print(f"usage: magnet train RECIPE [--option value ...]\n\nrecipes: {', '.join(RECIPES)}\n\n{Train.__doc__}")
         return
-    default = Train(config=recipe(arguments[0]))
-    chosen = tyro.cli(Train, prog=f"magnet train {arguments[0]}", default=default, args=arguments[1:])
+    config, rest = switch_parts(recipe(arguments[0]), arguments[1:])
+    chosen = tyro.cli(
+        Train, prog=f"magnet train {arguments[0]}", default=Train(config=config), args=rest,
+        config=(tyro.conf.AvoidSubcommands,),
+    )  # fmt: skip
     import magnet
 
     run = magnet.fit(chosen.config, init=chosen.init)
     print(f"{run.folder}: score it with: magnet evaluate {run.name} --split {chosen.config.data.val_split}")
+
+
+def switch_parts(config: Config, arguments: list[str]) -> tuple[Config, list[str]]:
+    """The configuration with training-only parts as `arguments` switch them, and the arguments that remain."""
+    for part, kind in PARTS.items():
+        asked = [a for a in arguments if a == f"--{part}" or a.startswith(f"--{part}.") or a in ("-h", "--help")]
+        if f"--no-{part}" in arguments:
+            config = dataclasses.replace(config, **{part: None})
+        elif asked and getattr(config, part) is None:
+            config = dataclasses.replace(config, **{part: kind()})
+    switches = {f"--{no}{part}" for part in PARTS for no in ("", "no-")}
+    return config, [argument for argument in arguments if argument not in switches]
 
 
 def evaluate(

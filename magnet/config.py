@@ -92,6 +92,36 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroundingConfig:
+    """Mask Grounding, training only: predict hidden words from the sentence's rest, the image and the true mask."""
+
+    weight: float = 1.0
+    ratio: float = 0.15  # chance of a token to be hidden
+    at_least_one: bool = False  # hide one of a sentence where chance would hide none
+    whole_words: bool = False  # all pieces of a word together
+    replacement: Literal["mask90", "bert"] = "mask90"  # 0.9 [MASK], rest kept; "bert": 0.8 [MASK], 0.1 random, 0.1 kept
+    passes: Literal[1, 2] = 2  # 2: the mask is predicted from the clean sentence; 1: cheaper, from the hidden one
+    mask_encoder: Literal["centre", "box", "pooled"] = "centre"  # "box": centre, size and area; "pooled": mean pixel
+    context: Literal["text", "image", "mask"] = "mask"  # what is seen beside the words: nothing, image, image and mask
+    pixel_positions: bool = True  # tell the predictor where a pixel is, in the coordinates of the mask's centre
+    num_layers: int = 3  # of the predictor
+    num_heads: int = 8
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentConfig:
+    """Alignment losses, training only: contrast the object's pixels with the others and with the sentence."""
+
+    pixel_pixel: float = 0.1  # weight; 0 leaves the term out
+    pixel_text: float = 0.1
+    pixel_temperature: float = 0.1
+    text_temperature: float = 0.1
+    num_samples: int = 256  # at most so many pixels of the object, and as many others, of each image
+    sentence: Literal["mean", "first"] = "mean"  # the sentence's feature: mean of its tokens, or the first, [CLS]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run."""
 
@@ -101,6 +131,8 @@ class Config:
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     losses: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})  # term -> weight; see losses/
+    grounding: GroundingConfig | None = None
+    alignment: AlignmentConfig | None = None
     log_every: int = field(default=10, metadata=UNHASHED)
     checkpoint_every: int = field(default=200, metadata=UNHASHED)  # steps between resumable checkpoints
     tensorboard: bool = field(default=False, metadata=UNHASHED)

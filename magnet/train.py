@@ -26,7 +26,7 @@ from magnet import data, losses, runs
 from magnet.config import Config, OptimConfig
 from magnet.data.sampler import StepSampler
 from magnet.evaluate import evaluate, ignore_interrupts
-from magnet.models import build_model
+from magnet.objective import Objective
 from magnet.statistics import summarize
 
 
@@ -95,10 +95,14 @@ def learning_rate(optim: OptimConfig, step: int, num_steps: int) -> float:
     return optim.lr * (1 - done) ** 0.9
 
 
-def build_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW, without decay for norms, biases and position tables; parameters matching `optim.frozen` stay fixed."""
+def build_optimizer(objective: torch.nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW, without decay for norms, biases and position tables; parameters matching `optim.frozen` stay fixed.
+
+    `optim.frozen` names the network's parameters as the network does, those of training-only parts with the part first.
+    """
     decayed, plain = [], []
-    for name, parameter in model.named_parameters():
+    for name, parameter in objective.named_parameters():
+        name = name.removeprefix("model.")
         if any(re.search(pattern, name) for pattern in optim.frozen):
             parameter.requires_grad_(False)
         elif parameter.requires_grad:
@@ -124,22 +128,26 @@ def choose_precision(optim: OptimConfig, device: torch.device) -> str:
 
 
 class Trainer:
-    """One training in progress: model, optimiser, batches, and where it stands."""
+    """One training in progress: objective, optimiser, batches, and where it stands.
+
+    `objective` may be wrapped for several processes; `model` is the network alone.
+    """
 
     def __init__(self, run: runs.Run, accelerator: Accelerator, start: dict | None):
         self.run, self.config, self.accelerator = run, run.config, accelerator
         config = self.config
         torch.manual_seed(config.seed)
-        model = build_model(config.model)
+        objective = Objective(config)
+        self.model, self.weights = objective.model, objective.weights
         if start is not None:
-            runs.fill(model, start, "init")
-        optimizer = build_optimizer(model, config.optim)
+            runs.fill(self.model, start, "init")
+        optimizer = build_optimizer(objective, config.optim)
         self.dataset = data.training_set(config.data, config.model.language.vocabulary, config.seed)
         self.num_steps = self._count_steps()
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.precision = choose_precision(config.optim, accelerator.device)
         self.step, self.best = 0, -1.0
-        self.unwritten: list[tuple[dict, torch.Tensor]] = []
+        self.unwritten: list[tuple[dict, dict[str, torch.Tensor]]] = []
         self._restore()
 
     def _count_steps(self) -> int:
@@ -185,37 +193,36 @@ class Trainer:
         rate = learning_rate(self.config.optim, self.step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        values = torch.stack([self._forward_backward(batch) for batch in batches]).mean(0)
+        parts = [self._forward_backward(batch) for batch in batches]
+        values = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
         self.step += 1
         speed = self.config.optim.batch_size / (time.perf_counter() - began)
         line = {"step": self.step, "lr": rate, "images_per_second": round(speed, 2), "memory_gb": _memory_gb()}
         self.unwritten.append((line, values))
 
-    def _forward_backward(self, batch: dict) -> torch.Tensor:
-        """One micro-batch; returns the raw loss terms, detached, in the order of the configuration."""
+    def _forward_backward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """One micro-batch; returns the raw loss terms and statistics, detached."""
         batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
-        with self.accelerator.accumulate(self.model):
+        with self.accelerator.accumulate(self.objective):
             with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                outputs = self.model(batch["images"], batch["token_ids"], batch["token_mask"])
-                terms = losses.compute(self.config.losses, outputs, batch)
-            total = losses.weighted_sum(self.config.losses, terms)
+                terms, statistics = self.objective(batch)
+            total = losses.weighted_sum(self.weights, terms)
             if not torch.isfinite(total):
                 self._refuse(batch, terms)
             self.accelerator.backward(total)
             if self.config.optim.clip_norm and self.accelerator.sync_gradients:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+                self.accelerator.clip_grad_norm_(self.objective.parameters(), self.config.optim.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return torch.stack([value.detach().float() for value in terms.values()])
+        return {name: value.detach().float() for name, value in (terms | statistics).items()}
 
     def _refuse(self, batch: dict, terms: dict) -> None:
         """Save the batch that gave a loss which is not finite, and stop."""
         path = self.run.folder / f"bad_batch_step{self.step}.safetensors"
         tensors = {k: v.detach().cpu().contiguous() for k, v in batch.items()}
         runs.atomic_write(path, lambda file: save_file(tensors, file))
-        named = [
-            name for name, p in self.accelerator.unwrap_model(self.model).named_parameters() if not p.isfinite().all()
-        ]
+        parameters = self.accelerator.unwrap_model(self.objective).named_parameters()
+        named = [name for name, p in parameters if not p.isfinite().all()]
         why = f"weights are not finite, first {named[0]}" if named else "weights are finite"
         if not batch["images"].isfinite().all():
             why = "the images hold NaN or infinite values"
@@ -240,16 +247,17 @@ class Trainer:
 
     def _write_log(self) -> float:
         """Append the lines since the last call, with losses averaged over processes; returns the newest total."""
-        values = self.accelerator.reduce(torch.stack([v for _, v in self.unwritten]), "mean").tolist()
-        lines = [self._log_line(line, row) for (line, _), row in zip(self.unwritten, values)]
+        values = torch.stack([torch.stack(list(named.values())) for _, named in self.unwritten])
+        rows = self.accelerator.reduce(values, "mean").tolist()
+        lines = [self._log_line(line, dict(zip(named, row))) for (line, named), row in zip(self.unwritten, rows)]
         self.unwritten = []
         self._append(lines)
         return lines[-1]["loss"]
 
-    def _log_line(self, line: dict, values: list[float]) -> dict:
-        raw = dict(zip(self.config.losses, values))
-        weighted = {name: self.config.losses[name] * value for name, value in raw.items()}
-        return {**line, "loss": sum(weighted.values()), "raw": raw, "weighted": weighted}
+    def _log_line(self, line: dict, values: dict[str, float]) -> dict:
+        raw = {name: values.pop(name) for name in self.weights}
+        weighted = {name: weight * raw[name] for name, weight in self.weights.items()}
+        return {**line, "loss": sum(weighted.values()), "raw": raw, "weighted": weighted, **values}
 
     def _append(self, lines: list[dict]) -> None:
         if not self.accelerator.is_main_process:
@@ -264,28 +272,23 @@ class Trainer:
 
         with SummaryWriter(self.run.folder / "tensorboard") as writer:
             for line in lines:
-                numbers = {
-                    "loss": line.get("loss"),
-                    "lr": line.get("lr"),
-                    **line.get("validation", line.get("raw", {})),
-                }
-                for name, value in numbers.items():
-                    if value is not None:
+                for name, value in (line | line.get("validation", {}) | line.get("raw", {})).items():
+                    if not isinstance(value, dict):
                         writer.add_scalar(name, value, line["step"])
 
     def _validate(self) -> None:
         """Score the validation split; the weights with the best oIoU so far become model.safetensors."""
         if self.accelerator.is_main_process:
-            model, config = self.accelerator.unwrap_model(self.model), self.config
+            config = self.config
             table = evaluate(
-                model, data=config.data, split=config.data.val_split, config=config, precision=self.precision,
+                self.model, data=config.data, split=config.data.val_split, config=config, precision=self.precision,
                 num_expressions=config.optim.val_expressions, progress=False,
             )  # fmt: skip
             scores = summarize(table, num_draws=0)
             self._append([{"step": self.step, "validation": {name: scores[name] for name in ("oIoU", "mIoU")}}])
             if scores["oIoU"] > self.best:
                 self.best = scores["oIoU"]
-                runs.atomic_write(self.run.weights, lambda file: save_file(_contiguous(model.state_dict()), file))
+                runs.atomic_write(self.run.weights, lambda file: save_file(_contiguous(self.model.state_dict()), file))
         self.accelerator.wait_for_everyone()
 
     def _interrupt(self) -> None:
@@ -308,8 +311,7 @@ class Trainer:
         """Everything needed to go on, as one safetensors file that replaces the previous one in one step."""
         if not self.accelerator.is_main_process:
             return
-        model = self.accelerator.unwrap_model(self.model)
-        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        tensors = dict(self.accelerator.unwrap_model(self.objective).state_dict())
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         position = {"step": str(self.step), "best": repr(self.best), "version": str(runs.VERSION)}
@@ -323,14 +325,13 @@ class Trainer:
         with safe_open(path, "pt") as file:
             position = file.metadata()
         self.step, self.best = int(position["step"]), float(position["best"])
-        model = self.accelerator.unwrap_model(self.model)
-        runs.fill(model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, path)
         state: dict[int, dict] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format  # as the weights have it
-                state.setdefault(int(index), {})[key] = tensor.contiguous(memory_format=layout)
+        for name in [name for name in tensors if name.startswith("optimizer.")]:
+            _, index, key = name.split(".")
+            value = tensors.pop(name)
+            layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format  # as the weights have it
+            state.setdefault(int(index), {})[key] = value.contiguous(memory_format=layout)
+        runs.fill(self.accelerator.unwrap_model(self.objective), tensors, path)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self._truncate_log()
 

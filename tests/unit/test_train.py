@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 
 import magnet
 from magnet import losses, runs, train
-from magnet.config import OptimConfig
+from magnet.config import AlignmentConfig, GroundingConfig, OptimConfig
 from magnet.data.sampler import StepSampler
+from magnet.losses.grounding import MaskGrounding
+from magnet.objective import Objective
 
 TESTS = Path(__file__).parents[1]
 
@@ -122,6 +124,55 @@ def test_starting_from_given_weights(run_root):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+PARTS = {"grounding": GroundingConfig(ratio=0.5), "alignment": AlignmentConfig()}
+
+
+def with_parts(passes: int = 2, **optim):
+    config = dataclasses.replace(tiny_config(**optim), **PARTS)
+    return dataclasses.replace(config, grounding=dataclasses.replace(config.grounding, passes=passes))
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_training_only_parts_are_logged_and_leave_no_weights_behind(run_root, passes):
+    plain, run = magnet.fit(tiny_config(), progress=False), magnet.fit(with_parts(passes), progress=False)
+    assert load_file(run.weights).keys() == load_file(plain.weights).keys()
+    saved, without = (load_file(r.checkpoint) for r in (run, plain))
+    extra = {name.split(".")[0] for name in saved.keys() - without.keys()}
+    assert extra == {"grounding", "alignment", "optimizer"}
+    lines = [line for line in run.log() if "loss" in line]
+    assert list(lines[0]["raw"]) == ["cross_entropy", "dice", "grounding", "pixel_pixel", "pixel_text"]
+    assert all(line["loss"] == pytest.approx(sum(line["weighted"].values())) for line in lines)
+    assert lines[0]["weighted"]["pixel_text"] == pytest.approx(0.1 * lines[0]["raw"]["pixel_text"])
+    assert all(0 <= line["grounding_accuracy"] <= 1 and line["grounding_hidden_tokens"] > 0 for line in lines)
+    first = plain.log()[0]
+    assert (first["raw"]["dice"] == lines[0]["raw"]["dice"]) == (passes == 2), "one pass reads the hidden words"
+
+
+def test_training_only_parts_are_optimised(run_root):
+    config = with_parts()
+    torch.manual_seed(config.seed)
+    start = Objective(config).state_dict()
+    saved = load_file(magnet.fit(config, progress=False).checkpoint)
+    parts = [name for name in start if not name.startswith("model.")]
+    assert len(parts) > 40 and not [name for name in parts if torch.equal(start[name], saved[name])]
+
+
+def test_frozen_parameters_are_named_as_in_the_network_or_by_their_part():
+    objective = Objective(with_parts())
+    optimizer = train.build_optimizer(objective, OptimConfig(frozen=("^language", r"^grounding\.bias")))
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    fixed = {name for name, p in objective.named_parameters() if id(p) not in trained}
+    language = {name for name, _ in objective.named_parameters() if name.startswith("model.language")}
+    assert language and fixed == language | {"grounding.bias"}
+
+
+def test_a_grounding_loss_that_is_not_finite_is_named(run_root, monkeypatch):
+    forward = MaskGrounding.forward
+    monkeypatch.setattr(MaskGrounding, "forward", lambda *a: (forward(*a)[0] * torch.inf, forward(*a)[1]))
+    with pytest.raises(FloatingPointError, match=r"grounding = inf"):
+        magnet.fit(with_parts(), progress=False)
+
+
 def test_a_loss_that_is_not_finite_stops_with_its_batch(run_root, monkeypatch):
     calls = iter(range(100))
     monkeypatch.setitem(
@@ -168,9 +219,11 @@ SCRIPT = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
+import dataclasses
 import magnet
 from conftest import tiny_config
 from magnet import runs, train
+from magnet.config import AlignmentConfig, GroundingConfig
 runs.ROOT = Path({root!r})
 after, sent = train.Trainer._after_step, {signal}
 def interrupted(self, bar):
@@ -178,14 +231,16 @@ def interrupted(self, bar):
         os.kill(os.getpid(), sent)
     after(self, bar)
 train.Trainer._after_step = interrupted
-magnet.fit(tiny_config(**{optim}), progress=False)
+magnet.fit(dataclasses.replace(tiny_config(**{optim}), **{parts}), progress=False)
 """
 
 
-def start(root: Path, step: int = -1, sent: int = signal.SIGKILL, launcher=(sys.executable,), **optim):
+def start(root: Path, step: int = -1, sent: int = signal.SIGKILL, launcher=(sys.executable,), parts=(), **optim):
     script = root.with_suffix(".py")
     script.parent.mkdir(parents=True, exist_ok=True)
-    script.write_text(SCRIPT.format(tests=str(TESTS), root=str(root), step=step, signal=int(sent), optim=optim))
+    script.write_text(
+        SCRIPT.format(tests=str(TESTS), root=str(root), step=step, signal=int(sent), optim=optim, parts=dict(parts))
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run([*launcher, str(script)], env=environment, capture_output=True, text=True)
 
@@ -194,6 +249,14 @@ def start(root: Path, step: int = -1, sent: int = signal.SIGKILL, launcher=(sys.
 def undisturbed(tmp_path_factory):
     root = tmp_path_factory.mktemp("undisturbed") / "runs"
     done = start(root)
+    assert done.returncode == 0, done.stderr
+    return next(root.glob("*"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed_with_parts(tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed_with_parts") / "runs"
+    done = start(root, parts=PARTS)
     assert done.returncode == 0, done.stderr
     return next(root.glob("*"))
 
@@ -218,6 +281,13 @@ def test_kill_nine_at_three_random_steps_ends_in_the_same_weights(tmp_path, undi
     assert steps == list(range(1, 13)), "steps taken twice are logged once"
 
 
+def test_training_only_parts_go_on_bit_for_bit_too(tmp_path, undisturbed_with_parts):
+    root = tmp_path / "runs"
+    assert start(root, 6, parts=PARTS).returncode == -signal.SIGKILL
+    assert start(root, parts=PARTS).returncode == 0
+    assert same_weights(next(root.glob("*")), undisturbed_with_parts)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_signal_saves_says_how_to_go_on_and_goes_on(tmp_path, undisturbed, sent):
     root = tmp_path / "runs"
@@ -227,14 +297,20 @@ def test_a_stop_signal_saves_says_how_to_go_on_and_goes_on(tmp_path, undisturbed
     assert same_weights(next(root.glob("*")), undisturbed)
 
 
-def test_two_processes_follow_the_curve_of_one(tmp_path):
-    launch = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
-    curves = []
-    for name, launcher in (("one", (sys.executable,)), ("two", launch)):
-        done = start(tmp_path / name, launcher=launcher, num_steps=20, val_every=20)
-        assert done.returncode == 0, done.stderr[-2000:]
-        log = next((tmp_path / name).glob("*")) / "log.jsonl"
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        curves.append([line["loss"] for line in lines if "loss" in line])
+LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+          "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
+
+
+def logged(root: Path, **settings) -> list[dict]:
+    done = start(root, num_steps=20, val_every=20, **settings)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = (next(root.glob("*")) / "log.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if "loss" in line]
+
+
+@pytest.mark.parametrize("parts", [{}, {**PARTS, "grounding": GroundingConfig(weight=0.0)}], ids=["plain", "parts"])
+def test_two_processes_follow_the_curve_of_one(tmp_path, parts):
+    """Hidden words are drawn in each process, so Mask Grounding runs here without a weight in the loss."""
+    curves = [[line["loss"] for line in logged(tmp_path / name, launcher=launcher, parts=parts)]
+              for name, launcher in (("one", (sys.executable,)), ("two", LAUNCH))]  # fmt: skip
     assert len(curves[0]) == 20 and curves[1] == pytest.approx(curves[0], abs=1e-4)

@@ -1,0 +1,154 @@
+"""Mask Grounding (MagNet, CVPR 2024): predict hidden words from the sentence's rest, the image and the true mask.
+
+    grounding = MaskGrounding(GroundingConfig(), model, tokenizer)
+    loss, statistics = grounding(model, batch)                  # two passes: `model` runs once more, on hidden words
+
+It serves any network with `encode`, `vision.channels` and `language`, and is not needed once training is over.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from magnet.config import GroundingConfig
+from magnet.data.masking import WordMasking
+from magnet.models.attention import to_tokens
+
+SEEN = {"text": (False, False), "image": (True, False), "mask": (True, True)}  # context -> pixels, mask
+MASK_NUMBERS = {"centre": 2, "box": 7, "pooled": None}  # what describes a mask; None: as many as the pixels' channels
+
+
+class MaskGrounding(nn.Module):
+    """The three parts the paper names: hidden words, a mask encoder and a predictor (their sizes are our choice).
+
+    The predictor is a transformer over [words; stage-4 pixels; mask], with a masked-language head that shares the
+    network's word embeddings. Raises ValueError for a setting that does not exist or does not fit.
+    """
+
+    def __init__(self, config: GroundingConfig, model: nn.Module, tokenizer):
+        super().__init__()
+        channels, width = model.vision.channels[-1], model.language.width
+        _check(config, width)
+        self.config, self.hide = config, WordMasking(config, tokenizer)
+        self.pixel = nn.Linear(channels, width)
+        self.place = _two_layers(2, width) if config.pixel_positions else None
+        self.mask = _two_layers(MASK_NUMBERS[config.mask_encoder] or channels, width)
+        layer = nn.TransformerEncoderLayer(
+            width, config.num_heads, 4 * width, config.dropout, activation="gelu", batch_first=True
+        )
+        self.predictor = nn.TransformerEncoder(layer, config.num_layers, enable_nested_tensor=False)
+        embeddings = _word_embeddings(model)  # (V,E), tied: they stay the model's own
+        self.transform = nn.Sequential(
+            nn.Linear(width, embeddings.shape[1]), nn.GELU(), nn.LayerNorm(embeddings.shape[1])
+        )
+        self.bias = nn.Parameter(torch.zeros(len(embeddings)))
+
+    def hide_words(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """The batch's sentences with words hidden (B,T), and where (B,T) bool; none where the true mask is empty."""
+        has_object = batch["masks"].flatten(1).any(1)
+        return self.hide(batch["token_ids"], batch["token_mask"] * has_object[:, None])
+
+    def predict(
+        self, model: nn.Module, batch: dict, hidden: tuple[Tensor, Tensor],
+        features: dict | None = None, context: str | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Logits over the vocabulary, float32 (n,V), for the n hidden tokens in reading order.
+
+        Args:
+            batch: images (B,3,H,W), token_ids and token_mask (B,T), masks (B,S,S) of 0 and 1.
+            hidden: what `hide_words` gave.
+            features: what `encode` gave for the hidden sentences; None: it is run here.
+            context: "text", "image" or "mask"; None: as configured. With "text" the network gets a blank picture too,
+                because its words may read pixels.
+        """
+        sees_pixels, sees_mask = SEEN[context or self.config.context]
+        if features is None:
+            images = batch["images"] if sees_pixels else torch.zeros_like(batch["images"])
+            features = model.encode(images, hidden[0], batch["token_mask"])
+        words, pixels = features["word_features"], features["stage_features"][-1]  # (B,T,D), (B,C,H,W)
+        parts = [words, self._pixel_tokens(pixels), self.mask(self._describe(batch["masks"], pixels))[:, None]]
+        seen = [batch["token_mask"].bool(), *(words.new_full(p.shape[:2], see, dtype=torch.bool)
+                                              for p, see in zip(parts[1:], (sees_pixels, sees_mask)))]  # fmt: skip
+        read = self.predictor(torch.cat(parts, dim=1), src_key_padding_mask=~torch.cat(seen, dim=1))
+        states = read[:, : words.shape[1]][hidden[1]]  # (n,D)
+        return F.linear(self.transform(states), _word_embeddings(model), self.bias).float()
+
+    def forward(
+        self, model: nn.Module, batch: dict, hidden: tuple[Tensor, Tensor] | None = None, features: dict | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean cross-entropy over all hidden tokens, a zero with a gradient where there are none, and statistics.
+
+        Statistics: hidden tokens and how often all or none of the words that may be hidden were, per sentence, how
+        often there was no such word; accuracy over the hidden tokens.
+        """
+        hidden = hidden or self.hide_words(batch)
+        logits, truth = self.predict(model, batch, hidden, features), batch["token_ids"][hidden[1]]
+        loss = F.cross_entropy(logits, truth, reduction="sum") / max(1, len(truth))
+        return loss, self._statistics(batch, hidden[1], logits.argmax(1) == truth)
+
+    def _pixel_tokens(self, pixels: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,H·W,D)."""
+        tokens = self.pixel(to_tokens(pixels))
+        if self.place is None:
+            return tokens
+        y, x = (_positions(n, pixels.device) for n in pixels.shape[-2:])
+        return tokens + self.place(torch.cartesian_prod(y, x).flip(1))  # x first, as in a mask's centre
+
+    def _describe(self, masks: Tensor, pixels: Tensor) -> Tensor:
+        """Masks (B,S,S) -> what the mask encoder reads: (B,2), (B,7) or (B,C)."""
+        masks = masks.float()
+        if self.config.mask_encoder == "pooled":
+            share = F.adaptive_avg_pool2d(masks[:, None], pixels.shape[-2:])  # of each stage-4 position
+            return (share * pixels).sum((2, 3)) / share.sum((2, 3)).clamp(min=1e-6)
+        return describe_masks(masks)[:, : MASK_NUMBERS[self.config.mask_encoder]]
+
+    def _statistics(self, batch: dict, hidden: Tensor, right: Tensor) -> dict[str, Tensor]:
+        candidates = self.hide.candidates(batch["token_ids"], batch["token_mask"])
+        none, possible = ~hidden.any(1), candidates.any(1)
+        values = {
+            "hidden_tokens": hidden.sum() / len(hidden),
+            "none_hidden": (none & possible).float().mean(),
+            "all_hidden": ((hidden == candidates).all(1) & possible).float().mean(),
+            "nothing_to_hide": 1 - possible.float().mean(),
+            "accuracy": right.sum() / max(1, len(right)),
+        }
+        return {f"grounding_{name}": value for name, value in values.items()}
+
+
+def describe_masks(masks: Tensor) -> Tensor:
+    """Masks (B,H,W) of 0 and 1 -> (B,7): mean x and y, first x and y, last x and y, area.
+
+    Positions are pixel centres, from -1 (left, top) to 1; the area is a share, from 0 to 1. Empty masks
+    give finite numbers that mean nothing.
+    """
+    area = masks.sum((1, 2))
+    mean, first, last = [], [], []
+    for profile in (masks.sum(1), masks.sum(2)):  # (B,W), (B,H)
+        position, occupied = _positions(profile.shape[1], masks.device), profile > 0
+        mean.append((profile * position).sum(1) / area.clamp(min=1))
+        first.append(position.where(occupied, 1.0).amin(1))
+        last.append(position.where(occupied, -1.0).amax(1))
+    return torch.stack([*mean, *first, *last, area / masks[0].numel()], dim=1)
+
+
+def _positions(num: int, device: torch.device) -> Tensor:
+    """Centres of `num` pixels along an axis that goes from -1 to 1."""
+    return (2 * torch.arange(num, device=device) + 1) / num - 1
+
+
+def _two_layers(inputs: int, width: int) -> nn.Sequential:
+    """The norm (our choice) makes places as loud as words and pixels, so that they are read sooner."""
+    return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
+
+
+def _word_embeddings(model: nn.Module) -> Tensor:
+    return model.language.encoder.get_input_embeddings().weight
+
+
+def _check(config: GroundingConfig, width: int) -> None:
+    known = {"mask_encoder": MASK_NUMBERS, "context": SEEN, "passes": (1, 2)}
+    for name, values in known.items():
+        if getattr(config, name) not in values:
+            raise ValueError(f"grounding.{name}={getattr(config, name)!r}: one of {', '.join(map(str, values))}")
+    if width % config.num_heads:
+        raise ValueError(f"grounding.num_heads={config.num_heads} does not divide the words' width, {width}")

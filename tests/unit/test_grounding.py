@@ -1,0 +1,246 @@
+"""Mask Grounding: its parts by hand, what its gradient reaches, and that the mask is what it learns to read."""
+
+import math
+
+import pytest
+import torch
+from conftest import tiny_config
+
+import magnet
+from magnet.config import GroundingConfig
+from magnet.data import encode, load_tokenizer
+from magnet.losses.grounding import MaskGrounding, describe_masks
+
+TOKENIZER = load_tokenizer("refshapes")
+COLOURS = ("red", "green", "blue")
+PAINT = torch.tensor([[2.0, -2, -2], [-2, 2, -2], [-2, -2, 2]])
+
+
+def build(seed: int = 0, **options):
+    torch.manual_seed(seed)
+    model = magnet.build_model(tiny_config().model)
+    return model, MaskGrounding(GroundingConfig(**options), model, TOKENIZER)
+
+
+def make_batch(num: int = 16, size: int = 64, seed: int = 0) -> dict:
+    """Pictures of two squares of other colours, one left and one right; the mask says which one the sentence means."""
+    generator = torch.Generator().manual_seed(seed)
+    images, masks, texts = torch.zeros(num, 3, size, size), torch.zeros(num, size, size), []
+    for row in range(num):
+        colours = torch.randperm(len(COLOURS), generator=generator)[:2].tolist()
+        for side, colour in enumerate(colours):
+            y, x = torch.randint(4, size // 2 - 20, (2,), generator=generator).tolist()
+            images[row, :, y : y + 16, x + side * size // 2 :][..., :16] = PAINT[colour][:, None, None]
+            if side == row % 2:
+                masks[row, y : y + 16, x + side * size // 2 :][:, :16] = 1
+                texts.append(f"the {COLOURS[colour]} square")
+    token_ids, token_mask = encode(TOKENIZER, texts, num_tokens=6)
+    return {"images": images, "masks": masks, "token_ids": token_ids, "token_mask": token_mask}
+
+
+def hide_colours(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    hidden = torch.zeros_like(batch["token_ids"], dtype=torch.bool)
+    hidden[:, 2] = True  # [CLS] the COLOUR
+    return batch["token_ids"].masked_fill(hidden, TOKENIZER.mask_token_id), hidden
+
+
+# --- what a mask is described by --------------------------------------------------------------------------------------
+
+
+def test_masks_are_described_by_centre_box_and_area():
+    masks = torch.zeros(3, 4, 8)
+    masks[0, 1:3, 2:8] = 1
+    masks[1, 3, 0], masks[1, 0, 7] = 1, 1
+    masks[2] = 1
+    by_hand = [[5 / 8, 2 / 4, 2.5 / 8, 1.5 / 4, 7.5 / 8, 2.5 / 4],
+               [4 / 8, 2 / 4, 0.5 / 8, 0.5 / 4, 7.5 / 8, 3.5 / 4],
+               [4 / 8, 2 / 4, 0.5 / 8, 0.5 / 4, 7.5 / 8, 3.5 / 4]]  # fmt: skip
+    described = describe_masks(masks)
+    torch.testing.assert_close(described[:, :6], 2 * torch.tensor(by_hand) - 1)
+    assert described[:, 6].tolist() == [12 / 32, 2 / 32, 1.0]
+    assert describe_masks(torch.zeros(1, 4, 8)).isfinite().all()
+
+
+def test_pooled_pixels_are_weighted_by_what_the_mask_covers():
+    model, grounding = build(mask_encoder="pooled")
+    pixels, masks = torch.randn(2, model.vision.channels[-1], 2, 2), torch.zeros(2, 8, 8)
+    masks[0, 0:4, 2:8] = 1  # half of the top left position, all of the top right one
+    described = grounding._describe(masks, pixels)
+    torch.testing.assert_close(described[0], (0.5 * pixels[0, :, 0, 0] + pixels[0, :, 0, 1]) / 1.5)
+    assert described[1].eq(0).all()
+
+
+# --- the loss and its gradient ----------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_cross_entropy_at_the_hidden_tokens():
+    model, grounding = build(ratio=0.5)
+    model.eval(), grounding.eval()
+    batch = make_batch(4)
+    hidden = grounding.hide_words(batch)
+    logits = grounding.predict(model, batch, hidden)
+    assert logits.shape == (int(hidden[1].sum()), len(TOKENIZER))
+    total, right, place = 0.0, 0, 0
+    for row, token in hidden[1].nonzero().tolist():
+        truth, values = int(batch["token_ids"][row, token]), logits[place].detach().double()
+        total += math.log(values.exp().sum().item()) - values[truth].item()
+        right, place = right + (int(values.argmax()) == truth), place + 1
+    loss, statistics = grounding(model, batch, hidden)
+    assert loss.item() == pytest.approx(total / place, rel=1e-5)
+    assert statistics["grounding_accuracy"].item() == pytest.approx(right / place)
+    assert statistics["grounding_hidden_tokens"].item() == place / 4
+
+
+@pytest.mark.parametrize("context", ["text", "image", "mask"])
+@torch.no_grad()
+def test_a_context_hides_what_it_promises(context):
+    model, grounding = build(context=context)
+    model.eval(), grounding.eval()
+    batch, other = make_batch(8, seed=1), make_batch(8, seed=2)
+    hidden = hide_colours(batch)
+    logits = grounding.predict(model, batch, hidden)
+    for part, seen in (("images", context != "text"), ("masks", context == "mask")):
+        changed = grounding.predict(model, {**batch, part: other[part]}, hidden)
+        assert torch.equal(changed, logits) is not seen, part
+    _, full = build(context="mask")
+    asked = full.eval().predict(model, batch, hidden, context=context)
+    torch.testing.assert_close(asked, logits)  # the same parameters: a trained predictor can be asked with less
+
+
+@torch.no_grad()
+def test_neither_padding_nor_other_sentences_change_a_prediction():
+    model, grounding = build()
+    model.eval(), grounding.eval()
+    batch = make_batch(3)
+    together = grounding.predict(model, batch, hide_colours(batch))
+    for row in range(3):
+        alone = {name: value[row : row + 1] for name, value in batch.items()}
+        alone |= {name: alone[name][:, :5] for name in ("token_ids", "token_mask")}  # [CLS] the red square [SEP]
+        torch.testing.assert_close(grounding.predict(model, alone, hide_colours(alone))[0], together[row])
+
+
+def test_two_passes_leave_the_clean_words_alone():
+    model, grounding = build(at_least_one=True)
+    batch, embedded = make_batch(4), []
+    model.language.encoder.embeddings.register_forward_hook(lambda *args: embedded.append(args[-1]))
+    clean = model(batch["images"], batch["token_ids"], batch["token_mask"])
+    loss, _ = grounding(model, batch)
+    assert len(embedded) == 2
+    words = [embedded[0], clean["word_features"], *clean["stage_features"]]
+    assert torch.autograd.grad(loss, words, allow_unused=True, retain_graph=True) == (None,) * len(words)
+    (reached,) = torch.autograd.grad(loss, [embedded[1]], retain_graph=True)
+    assert reached.abs().max() > 0
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in grounding.parameters())
+    for part in (model.vision, model.language, model.fusions):
+        assert all(p.grad.abs().max() > 0 for p in part.parameters() if p.ndim > 1)
+
+
+def test_embeddings_are_tied_and_not_saved_twice():
+    model, grounding = build()
+    model.eval(), grounding.eval()
+    own = {id(p) for p in grounding.parameters()}
+    assert not own & {id(p) for p in model.parameters()}
+    batch = make_batch(2)
+    before = grounding.predict(model, batch, hide_colours(batch), context="text")
+    with torch.no_grad():
+        model.language.encoder.get_input_embeddings().weight[7] += torch.arange(16.0)  # a word of neither sentence
+    after = grounding.predict(model, batch, hide_colours(batch), context="text")
+    changed = (before - after).abs().amax(0) > 1e-4
+    assert changed.nonzero().tolist() == [[7]]
+
+
+def test_bfloat16_autocast_gives_a_float32_loss():
+    model, grounding = build(ratio=0.5, mask_encoder="pooled")
+    batch = make_batch(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = grounding(model, batch)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in [*model.language.parameters(), *grounding.parameters()])
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask_encoder", ["centre", "box", "pooled"])
+@pytest.mark.parametrize("case", ["nothing to hide", "nothing hidden", "empty masks"])
+def test_without_hidden_words_the_loss_is_a_zero_with_a_gradient(case, mask_encoder):
+    model, grounding = build(ratio=0.0 if case == "nothing hidden" else 1.0, mask_encoder=mask_encoder)
+    batch = make_batch(2)
+    if case == "nothing to hide":
+        batch["token_ids"], batch["token_mask"] = encode(TOKENIZER, ["", ""], num_tokens=6)
+    elif case == "empty masks":
+        batch["masks"] = torch.zeros_like(batch["masks"])
+    loss, statistics = grounding(model, batch)
+    assert loss.item() == 0
+    loss.backward()
+    assert all(p.grad.eq(0).all() for p in grounding.parameters())
+    assert statistics["grounding_nothing_to_hide"] == (case == "nothing to hide")
+    assert statistics["grounding_none_hidden"] == (case != "nothing to hide")
+
+
+@pytest.mark.parametrize("mask_encoder", ["centre", "box", "pooled"])
+def test_all_words_hidden_and_full_masks_are_finite_and_counted(mask_encoder):
+    model, grounding = build(ratio=1.0, mask_encoder=mask_encoder)
+    batch = make_batch(4)
+    batch["masks"][0] = 1  # full
+    batch["masks"][1] = 0  # empty: its sentence stays as it is
+    loss, statistics = grounding(model, batch)
+    loss.backward()
+    assert loss > 0 and all(p.grad.isfinite().all() for p in grounding.parameters())
+    assert statistics["grounding_all_hidden"] == 0.75 and statistics["grounding_none_hidden"] == 0.25
+    assert statistics["grounding_hidden_tokens"] == 0.75 * 3
+
+
+def test_settings_that_do_not_fit():
+    for options, message in (
+        ({"mask_encoder": "center"}, "mask_encoder='center': one of centre, box, pooled"),
+        ({"context": "all"}, "context='all'"),
+        ({"passes": 3}, "passes=3: one of 1, 2"),
+        ({"num_heads": 3}, "num_heads=3 does not divide the words' width, 16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(**options)
+
+
+# --- that it learns ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A tiny network that learnt the colours of the objects its masks mark."""
+    model, grounding = build(dropout=0.0, mask_encoder="pooled")  # "centre" takes longer to learn
+    parameters = [*model.parameters(), *grounding.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=3e-3)
+    for step in range(250):
+        batch = make_batch(seed=step)
+        loss, _ = grounding(model, batch, hide_colours(batch))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+    return model.eval(), grounding.eval()
+
+
+@torch.no_grad()
+def test_masks_of_other_pictures_make_the_loss_worse(trained):
+    model, grounding = trained
+    batch = make_batch(64, seed=1000)
+    hidden = hide_colours(batch)
+    loss, statistics = grounding(model, batch, hidden)
+    shuffled, worse = grounding(model, {**batch, "masks": batch["masks"].roll(1, 0)}, hidden)
+    assert loss < 0.3 and statistics["grounding_accuracy"] > 0.9
+    assert shuffled > loss + 1 and worse["grounding_accuracy"] < 0.5
+
+
+@torch.no_grad()
+def test_image_and_mask_both_help_to_find_the_word(trained):
+    model, grounding = trained
+    batch = make_batch(64, seed=1001)
+    hidden = hide_colours(batch)
+    right = {}
+    for context in ("text", "image", "mask"):
+        predicted = grounding.predict(model, batch, hidden, context=context).argmax(1)
+        right[context] = (predicted == batch["token_ids"][hidden[1]]).float().mean().item()
+    assert right["mask"] > 0.9 > 0.7 > max(right["image"], right["text"])
