@@ -3,7 +3,7 @@
     grounding = MaskGrounding(GroundingConfig(), model, tokenizer)
     loss, statistics = grounding(model, batch)                  # two passes: `model` runs once more, on hidden words
 
-It serves any network with `encode`, `vision.channels` and `language`, and is not needed once training is over.
+It serves any network with `encode`, `vision.channels` and `language`; nothing of it is needed after training.
 """
 
 import torch

@@ -10,6 +10,7 @@ import magnet
 from magnet.config import GroundingConfig
 from magnet.data import encode, load_tokenizer
 from magnet.losses.grounding import MaskGrounding, describe_masks
+from magnet.models.language import LanguageBackbone
 
 TOKENIZER = load_tokenizer("refshapes")
 COLOURS = ("red", "green", "blue")
@@ -148,6 +149,25 @@ def test_embeddings_are_tied_and_not_saved_twice():
     after = grounding.predict(model, batch, hide_colours(batch), context="text")
     changed = (before - after).abs().amax(0) > 1e-4
     assert changed.nonzero().tolist() == [[7]]
+
+
+def test_any_network_with_an_encoder_can_be_grounded():
+    class Other(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vision = torch.nn.Conv2d(3, 12, kernel_size=16, stride=16)
+            self.vision.channels = [12]
+            self.language = LanguageBackbone(tiny_config().model.language, len(TOKENIZER))
+
+        def encode(self, images, token_ids, token_mask):
+            words = self.language(token_ids, token_mask)
+            return {"word_features": words, "stage_features": [self.vision(images)]}
+
+    network = Other()
+    grounding = MaskGrounding(GroundingConfig(ratio=0.5), network, TOKENIZER)
+    loss, _ = grounding(network, make_batch(4))
+    loss.backward()
+    assert loss > 0 and all(p.grad is not None for p in [*network.parameters(), *grounding.parameters()])
 
 
 def test_bfloat16_autocast_gives_a_float32_loss():
