@@ -20,6 +20,7 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
     ("bootstrap, 10,000 draws, 10,834 rows, 1,500 images", "≤ 2 s", "bootstrap", "summarize"),
     ("`import magnet`", "≤ 0.5 s", "training", "import magnet"),
     ("training with the loader, speed over one cached batch", "≥ 0.9", "training", "speed with the loader"),
+    ("`make test` after set-up", "≤ 12 min", "tests", "make test"),
     ("index of 142,210 expressions, first time", "≤ 60 s", "data_index", "index, first time"),
     ("the same from its cache", "≤ 2 s", "data_index", "index, from its cache"),
     ("the same, peak memory", "≤ 2 GB", "data_index", "peak memory, first time"),

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pickle
@@ -262,6 +263,20 @@ def test_a_kept_table_is_used_until_the_weights_change(run, monkeypatch):
     assert kept.attrs == expected.attrs
     run.weights.write_bytes(b"newer")
     assert (evaluate(run, cached=True, progress=False)["iou"] == 0).all()
+
+
+def test_a_full_disk_keeps_the_table_before(run, monkeypatch):
+    expected = evaluate(run, progress=False)
+
+    def full(self, path):
+        path.write_bytes(b"half a table")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pd.DataFrame, "to_parquet", full)
+        with pytest.raises(OSError, match=r"toy-val-original.parquet: No space left on device; what was there is kept"):
+            evaluate(run, progress=False)
+    pd.testing.assert_frame_equal(evaluate(run, cached=True, progress=False), expected)
 
 
 def test_a_damaged_table_is_named(run):

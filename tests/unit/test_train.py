@@ -194,6 +194,17 @@ def test_nan_in_the_weights_is_named(run_root):
         magnet.fit(tiny_config(num_steps=3), init=run, progress=False)
 
 
+def test_tensorboard_shows_what_the_log_holds(run_root):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = magnet.fit(dataclasses.replace(tiny_config(num_steps=3, val_every=3), tensorboard=True), progress=False)
+    shown = events.EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    for name in ("loss", "lr"):
+        logged = [line[name] for line in run.log() if name in line]
+        assert [event.value for event in shown.Scalars(name)] == pytest.approx(logged) and len(logged) == 3
+    (validation,) = (line["validation"] for line in run.log() if "validation" in line)
+    assert [event.value for event in shown.Scalars("mIoU")] == pytest.approx([validation["mIoU"]])
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(run_root, monkeypatch):
     saves = []
 
