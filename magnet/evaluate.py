@@ -172,6 +172,11 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def progress_bar(shown: bool, **options) -> tqdm:
+    out = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # notebooks keep plain text, not a red box
+    return tqdm(disable=not shown, file=out, **options)
+
+
 # A model's predictions ------------------------------------------------------------------------------------------------
 
 
@@ -195,9 +200,8 @@ def _score_batches(
     progress: bool,
 ) -> list[tuple[int, int, str]]:
     """(I, U, rle) of every expression."""
-    out = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # notebooks keep plain text, not a red box
     scored: list[tuple[int, int, str]] = []
-    with evaluation_mode(model), tqdm(total=len(expressions), disable=not progress, file=out, unit="expr") as bar:
+    with evaluation_mode(model), progress_bar(progress, total=len(expressions), unit="expr") as bar:
         for batch in loader:
             rows = expressions.iloc[len(scored) : len(scored) + len(batch["sent_ids"])]
             logits = _logits(model, batch, precision)
