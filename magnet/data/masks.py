@@ -16,11 +16,10 @@ def object_rle(segmentation, height: int, width: int, polygon_overlap: str = "ho
     """
     if height < 1 or width < 1:
         raise ValueError(f"the image is said to be {width} x {height} pixels")
-    rle, num_ignored = (
-        (_checked_rle(segmentation, height, width), 0)
-        if isinstance(segmentation, dict)
-        else _polygons_rle(segmentation, height, width, polygon_overlap)
-    )
+    if isinstance(segmentation, dict):
+        rle, num_ignored = _checked_rle(segmentation, height, width), 0
+    else:
+        rle, num_ignored = _polygons_rle(segmentation, height, width, polygon_overlap)
     if not coco.area(rle):
         raise ValueError(f"the mask covers no pixel: segmentation {str(segmentation)[:80]}")
     return rle, num_ignored

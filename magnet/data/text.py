@@ -117,14 +117,10 @@ def token_counts(tokenizer, texts: Sequence[str]) -> np.ndarray:
 
 def report(tokenizer, texts: Sequence[str], num_tokens: int = 20) -> dict:
     """What the token rule loses: {"cut", "empty", "only_unknown": {"count": int, "first": up to 3 row numbers}}."""
-    unknown = tokenizer.unk_token_id
-    found: dict[str, list[int]] = {"cut": [], "empty": [], "only_unknown": []}
-    for row, ids in enumerate(_ids(tokenizer, texts)):
-        pieces = ids[1:-1]
-        if len(ids) > num_tokens:
-            found["cut"].append(row)
-        if not pieces:
-            found["empty"].append(row)
-        elif all(piece == unknown for piece in pieces):
-            found["only_unknown"].append(row)
+    pieces = [ids[1:-1] for ids in _ids(tokenizer, texts)]
+    found = {
+        "cut": [row for row, ids in enumerate(pieces) if len(ids) > num_tokens - 2],
+        "empty": [row for row, ids in enumerate(pieces) if not ids],
+        "only_unknown": [row for row, ids in enumerate(pieces) if set(ids) == {tokenizer.unk_token_id}],
+    }
     return {what: {"count": len(rows), "first": rows[:3]} for what, rows in found.items()}
