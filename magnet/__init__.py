@@ -21,19 +21,9 @@ _LAZY = {  # public name -> module that defines it
     "load_released": "models.released",
 }
 _MODULES = (
-    "config",
-    "recipes",
-    "data",
-    "models",
-    "losses",
-    "train",
-    "metrics",
-    "statistics",
-    "runs",
-    "predictor",
-    "refshapes",
+    "config", "recipes", "data", "models", "losses", "train", "metrics", "statistics", "runs", "predictor", "refshapes",
     "workbench",
-)
+)  # fmt: skip
 __all__ = [*_LAZY, *_MODULES]
 
 
