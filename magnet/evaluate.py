@@ -30,6 +30,7 @@ from magnet import runs
 from magnet.config import Config, DataConfig
 from magnet.data import add_token_tags, collate, load_tokenizer, read_refer, select_split, squash_mask
 from magnet.data.dataset import ExpressionDataset
+from magnet.data.masks import checked_rle
 from magnet.metrics import Protocol, find_protocol, intersection_union, rle_decode, rle_encode
 
 PIXELS_AT_ONCE = 8 * 480**2  # default batch: 8 images at 480, 200 at 96
@@ -279,15 +280,7 @@ def _decode_record(record: dict, height: int, width: int) -> np.ndarray:
     rle = record["rle"]
     if not isinstance(rle, dict):  # a bare string: the size may stand beside it, as in our own tables
         rle = {"size": [record.get("height", height), record.get("width", width)], "counts": rle}
-    size, counts = [int(side) for side in rle["size"]], rle["counts"]
-    if size != [height, width]:
-        raise ValueError(f"the mask is {size[0]} × {size[1]} (height × width), not {height} × {width}")
-    if isinstance(counts, str | bytes):
-        return rle_decode(counts, height, width)
-    counts = np.asarray(counts, dtype=np.int64)
-    if counts.sum() != height * width or (counts < 0).any():
-        raise ValueError(f"its runs sum to {counts.sum()} pixels, not to {height} × {width}")
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width, order="F")
+    return rle_decode(checked_rle(rle, height, width)["counts"], height, width)
 
 
 # Settings, expressions, results ---------------------------------------------------------------------------------------

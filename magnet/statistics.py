@@ -89,9 +89,8 @@ def image_counts(num_images: int, num_draws: int, seed: int) -> Iterator[np.ndar
 def _summary(table: pd.DataFrame, num_draws: int, seed: int) -> dict[str, float]:
     metrics = ratios(table)
     low, high = _interval(bootstrap(table["image_id"], list(metrics.values()), num_draws, seed))
-    summary = {}
-    for name, *values in zip(metrics, _values(metrics), low, high):
-        summary |= {key: float(value) for key, value in zip((name, f"{name}_low", f"{name}_high"), values)}
+    columns = {"": _values(metrics), "_low": low, "_high": high}
+    summary = {name + end: float(column[i]) for i, name in enumerate(metrics) for end, column in columns.items()}
     return summary | {"n": len(table)}
 
 

@@ -125,8 +125,8 @@ class Trainer:
     """
 
     def __init__(self, run: runs.Run, accelerator: Accelerator, start: dict | None):
-        self.run, self.config, self.accelerator = run, run.config, accelerator
-        config = self.config
+        self.run, self.accelerator = run, accelerator
+        config = self.config = run.config
         torch.manual_seed(config.seed)
         objective = Objective(config)
         self.model, self.weights = objective.model, objective.weights
@@ -209,8 +209,8 @@ class Trainer:
         """Save the batch that gave a loss which is not finite, and stop."""
         path = _save_tensors(self.run.folder / f"bad_batch_step{self.step}.safetensors", batch)
         parameters = self.accelerator.unwrap_model(self.objective).named_parameters()
-        named = [name for name, p in parameters if not p.isfinite().all()]
-        why = f"weights are not finite, first {named[0]}" if named else "weights are finite"
+        named = next((name for name, p in parameters if not p.isfinite().all()), None)
+        why = f"weights are not finite, first {named}" if named else "weights are finite"
         if not batch["images"].isfinite().all():
             why = "the images hold NaN or infinite values"
         bad = ", ".join(f"{name} = {value.item()}" for name, value in terms.items())

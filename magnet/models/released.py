@@ -116,9 +116,8 @@ def _likely_reason(problems: list[str]) -> str:
 
 def _rename(name: str, renames: list[Rename]) -> str:
     for pattern, replacement in renames:
-        renamed, found = re.subn(f"^{pattern}", replacement, name)
-        if found:
-            return renamed
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name, count=1)
     return name
 
 
@@ -230,9 +229,7 @@ _QUERY_LAYERS = _QUERY + r"transformer_%s_layers\.(\d+)\."
 def _magnet_config(tensors: Tensors) -> ModelConfig:
     pixels, query = "classifier.pixel_decoder.", "classifier.predictor."
     return ModelConfig(
-        method="magnet",
-        fusion="cam",
-        text_side="released",
+        method="magnet", fusion="cam", text_side="released",
         vision=_swin_config(tensors, "image_model."),
         language=_bert_config(tensors, "language_model."),
         decoder_width=tensors[pixels + "mask_features.weight"].shape[0],
@@ -240,7 +237,7 @@ def _magnet_config(tensors: Tensors) -> ModelConfig:
         pixel_decoder_feedforward=tensors[pixels + "transformer.encoder.layers.0.linear1.weight"].shape[0],
         decoder_layers=_count(tensors, _QUERY_LAYERS % "ffn"),
         decoder_feedforward=tensors[query + "transformer_ffn_layers.0.linear1.weight"].shape[0],
-    )
+    )  # fmt: skip
 
 
 MAGNET = Release(

@@ -45,12 +45,9 @@ class VisionBackbone(nn.Module):
                 block.__class__ = _PadThenRollBlock  # same weights and settings, another order of steps
         self.channels: list[int] = self.body.feature_info.channels()
         self.strides: list[int] = self.body.feature_info.reduction()
+        self.num_stages = len(self.channels)
         self._channels_last = self.body.output_fmt == "NHWC"
         self._steps = _split_into_steps(self.body)
-
-    @property
-    def num_stages(self) -> int:
-        return len(self.channels)
 
     def stem(self, images: Tensor) -> Tensor:
         """Images (B,3,H,W), zero-padded at the bottom and right to whole patches -> map (B,C,H',W') for stage 0."""
