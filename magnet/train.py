@@ -166,9 +166,10 @@ class Trainer:
         self._finish()
 
     def _sampler(self) -> StepSampler:
-        process, shuffle = (self.accelerator.process_index, self.accelerator.num_processes), not self.config.data.fresh
-        steps = (self.step, self.num_steps)
-        return StepSampler(len(self.dataset), shuffle, self.config.seed, *steps, self.config.optim, *process)
+        config, accelerator = self.config, self.accelerator
+        items, steps = (len(self.dataset), not config.data.fresh), (self.step, self.num_steps)
+        process = (accelerator.process_index, accelerator.num_processes)
+        return StepSampler(*items, config.seed, *steps, config.optim, *process)
 
     def _loader(self, sampler: StepSampler) -> DataLoader:
         return DataLoader(
