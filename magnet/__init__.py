@@ -10,30 +10,13 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _LAZY = {  # public name -> module that defines it
-    "recipe": "recipes",
-    "build_model": "models",
-    "fit": "train",
-    "evaluate": "evaluate",
-    "score": "evaluate",
-    "summarize": "statistics",
-    "compare": "statistics",
-    "load": "predictor",
-    "load_released": "models.released",
-}
+    "recipe": "recipes", "build_model": "models", "load_released": "models.released", "load": "predictor",
+    "fit": "train", "evaluate": "evaluate", "score": "evaluate", "summarize": "statistics", "compare": "statistics",
+}  # fmt: skip
 _MODULES = (
-    "config",
-    "recipes",
-    "data",
-    "models",
-    "losses",
-    "train",
-    "metrics",
-    "statistics",
-    "runs",
-    "predictor",
-    "refshapes",
+    "config", "recipes", "data", "models", "losses", "train", "metrics", "statistics", "runs", "predictor", "refshapes",
     "workbench",
-)
+)  # fmt: skip
 __all__ = [*_LAZY, *_MODULES]
 
 

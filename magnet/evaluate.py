@@ -12,6 +12,7 @@ attrs say how the numbers were made.
 import json
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,19 +28,14 @@ from tqdm import tqdm
 
 from magnet import runs
 from magnet.config import Config, DataConfig
-from magnet.data import (
-    ExpressionDataset,
-    add_token_tags,
-    collate,
-    load_tokenizer,
-    read_refer,
-    select_split,
-    squash_mask,
-)
+from magnet.data import add_token_tags, collate, load_tokenizer, read_refer, select_split, squash_mask
+from magnet.data.dataset import ExpressionDataset
+from magnet.data.masks import checked_rle
 from magnet.metrics import Protocol, find_protocol, intersection_union, rle_decode, rle_encode
 
 PIXELS_AT_ONCE = 8 * 480**2  # default batch: 8 images at 480, 200 at 96
 NOT_RESULTS = ["ann_id", "category_id", "split", "file", "program", "rle"]  # stay in the expression table
+Score = tuple[int, int, str]  # I, U and rle of one expression
 NUM_SHOWN = 5  # sent_ids spelled out in an error
 
 
@@ -172,14 +168,17 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def progress_bar(shown: bool, **options) -> tqdm:
+    out = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # notebooks keep plain text, not a red box
+    return tqdm(disable=not shown, file=out, **options)
+
+
 # A model's predictions ------------------------------------------------------------------------------------------------
 
 
 def _loader(dataset: ExpressionDataset, data: DataConfig, batch_size: int) -> DataLoader:
-    num_workers = data.num_workers if len(dataset) > batch_size else 0  # one batch leaves nothing to overlap
-    return DataLoader(
-        dataset, batch_size, collate_fn=collate, num_workers=num_workers, worker_init_fn=ignore_interrupts
-    )
+    workers = data.num_workers if len(dataset) > batch_size else 0  # one batch leaves nothing to overlap
+    return DataLoader(dataset, batch_size, collate_fn=collate, num_workers=workers, worker_init_fn=ignore_interrupts)
 
 
 def ignore_interrupts(_: int) -> None:
@@ -187,17 +186,10 @@ def ignore_interrupts(_: int) -> None:
 
 
 def _score_batches(
-    model: torch.nn.Module,
-    loader: DataLoader,
-    expressions: pd.DataFrame,
-    rule: Protocol,
-    precision: str,
-    progress: bool,
-) -> list[tuple[int, int, str]]:
-    """(I, U, rle) of every expression."""
-    out = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # notebooks keep plain text, not a red box
-    scored: list[tuple[int, int, str]] = []
-    with evaluation_mode(model), tqdm(total=len(expressions), disable=not progress, file=out, unit="expr") as bar:
+    model: torch.nn.Module, loader: DataLoader, expressions: pd.DataFrame, rule: Protocol, precision: str, shown: bool
+) -> list[Score]:
+    scored: list[Score] = []
+    with evaluation_mode(model), progress_bar(shown, total=len(expressions), unit="expr") as bar:
         for batch in loader:
             rows = expressions.iloc[len(scored) : len(scored) + len(batch["sent_ids"])]
             logits = _logits(model, batch, precision)
@@ -215,21 +207,20 @@ def _logits(model: torch.nn.Module, batch: dict, precision: str) -> torch.Tensor
     if broken.any():
         sent_ids = batch["sent_ids"][broken].tolist()[:NUM_SHOWN]
         raise FloatingPointError(
-            f"logits are NaN or infinite for sent_id {sent_ids}: weights or images hold such values,"
-            ' or bfloat16 is too coarse for this model; try precision="float32"'
+            f"logits are NaN or infinite for sent_id {sent_ids}: weights or images hold such values, "
+            'or bfloat16 is too coarse for this model; try precision="float32"'
         )
     return logits
 
 
-def _score_batch(
-    logits: torch.Tensor, rows: pd.DataFrame, squashed_truths: np.ndarray, rule: Protocol
-) -> list[tuple[int, int, str]]:
+def _score_batch(logits: torch.Tensor, rows: pd.DataFrame, squashed: np.ndarray, rule: Protocol) -> list[Score]:
+    """`squashed` are the true masks as the network sees them, (B,S,S) bool."""
     sizes = list(zip(rows["height"].tolist(), rows["width"].tolist()))
     own = _own_size_masks(logits, sizes, rule.threshold)
     if rule.own_size:
         masks, truths = own, [rle_decode(rle, *size) for rle, size in zip(rows["rle"], sizes)]
     else:
-        masks, truths = _foreground(logits, squashed_truths.shape[-2:], rule.threshold), squashed_truths
+        masks, truths = _foreground(logits, squashed.shape[-2:], rule.threshold), squashed
     return [(*intersection_union(m, t), rle_encode(o)) for m, t, o in zip(masks, truths, own)]
 
 
@@ -253,11 +244,7 @@ def _read_records(path: Path) -> list[dict]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a JSON, JSON-lines or parquet file of predictions")
     try:
-        if path.suffix == ".parquet":
-            records = pd.read_parquet(path).to_dict("records")
-        else:
-            text = path.read_text(encoding="utf-8")
-            records = json.loads(text) if text.lstrip().startswith("[") else _json_lines(text)
+        records = pd.read_parquet(path).to_dict("records") if path.suffix == ".parquet" else _read_json(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is damaged or cut short ({error}); write or fetch it again") from error
     for number, record in enumerate(records):
@@ -266,21 +253,18 @@ def _read_records(path: Path) -> list[dict]:
     return records
 
 
-def _json_lines(text: str) -> list[dict]:
-    records = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            records += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number}: {error}") from error
-    return records
+def _read_json(path: Path) -> list:
+    """A JSON list, or JSON lines, joined to a list: an error names the line, counted without blank ones."""
+    text = path.read_text(encoding="utf-8")
+    if text.lstrip().startswith("["):
+        return json.loads(text)
+    return json.loads("[" + ",\n".join(line for line in text.splitlines() if line.strip()) + "]")
 
 
 def _by_sent_id(records: list[dict], expressions: pd.DataFrame, path: Path) -> dict[int, dict]:
-    found = pd.Series([record["sent_id"] for record in records], dtype=object)
-    wanted = set(expressions["sent_id"])
+    found, wanted = Counter(record["sent_id"] for record in records), set(expressions["sent_id"])
     problems = {
-        "come more than once": found[found.duplicated()].unique().tolist(),
+        "come more than once": [sent_id for sent_id, count in found.items() if count > 1],
         "are not in this split": [sent_id for sent_id in found if sent_id not in wanted],
         "have no prediction": sorted(wanted - set(found)),
     }
@@ -288,7 +272,7 @@ def _by_sent_id(records: list[dict], expressions: pd.DataFrame, path: Path) -> d
         if sent_ids:
             where = f"{expressions.attrs['name']} {expressions.attrs['split_by']}, {len(wanted)} expressions"
             raise ValueError(f"{path}: {len(sent_ids)} sent_ids {problem} ({where}), first {sent_ids[:NUM_SHOWN]}")
-    return dict(zip(found, records))
+    return {record["sent_id"]: record for record in records}
 
 
 def _decode_record(record: dict, height: int, width: int) -> np.ndarray:
@@ -296,15 +280,7 @@ def _decode_record(record: dict, height: int, width: int) -> np.ndarray:
     rle = record["rle"]
     if not isinstance(rle, dict):  # a bare string: the size may stand beside it, as in our own tables
         rle = {"size": [record.get("height", height), record.get("width", width)], "counts": rle}
-    size, counts = [int(side) for side in rle["size"]], rle["counts"]
-    if size != [height, width]:
-        raise ValueError(f"the mask is {size[0]} × {size[1]} (height × width), not {height} × {width}")
-    if isinstance(counts, str | bytes):
-        return rle_decode(counts, height, width)
-    counts = np.asarray(counts, dtype=np.int64)
-    if counts.sum() != height * width or (counts < 0).any():
-        raise ValueError(f"its runs sum to {counts.sum()} pixels, not to {height} × {width}")
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width, order="F")
+    return rle_decode(checked_rle(rle, height, width)["counts"], height, width)
 
 
 # Settings, expressions, results ---------------------------------------------------------------------------------------
@@ -329,9 +305,7 @@ def _spread(expressions: pd.DataFrame, num_expressions: int | None) -> pd.DataFr
     return expressions.iloc[np.linspace(0, len(expressions) - 1, num_expressions).round().astype(int)]
 
 
-def _results(
-    expressions: pd.DataFrame, scored: list[tuple[int, int, str]], rule: Protocol, split: str, source: str
-) -> pd.DataFrame:
+def _results(expressions: pd.DataFrame, scored: list[Score], rule: Protocol, split: str, source: str) -> pd.DataFrame:
     table = expressions.drop(columns=NOT_RESULTS, errors="ignore").reset_index(drop=True)
     intersection, union, rles = (np.array(column) for column in zip(*scored))
     numbers = {"I": intersection, "U": union, "iou": rule.iou(intersection, union)}

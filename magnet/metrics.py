@@ -89,10 +89,8 @@ def _fits(rle: str | bytes, num_pixels: int) -> bool:
 def intersection_union(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels in both and pixels in either, int64 (...), of bool masks (...,H,W): one pair or a batch."""
     if prediction.shape != truth.shape or prediction.dtype != bool or truth.dtype != bool:
-        raise ValueError(
-            f"two bool masks of one shape are needed, not {prediction.dtype} {prediction.shape}"
-            f" and {truth.dtype} {truth.shape}"
-        )
+        given = f"{prediction.dtype} {prediction.shape} and {truth.dtype} {truth.shape}"
+        raise ValueError(f"two bool masks of one shape are needed, not {given}")
     return np.count_nonzero(prediction & truth, axis=(-2, -1)), np.count_nonzero(prediction | truth, axis=(-2, -1))
 
 

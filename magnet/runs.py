@@ -13,12 +13,13 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import dacite
 
+import magnet
 from magnet.config import Config
 
 ROOT = Path("results/runs")
@@ -39,9 +40,8 @@ def atomic_write(path: Path | str, write: Callable[[Path], Any]) -> Path:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise OSError(
-            error.errno, f"could not write {path}: {error.strerror or error}; what was there is kept"
-        ) from error
+        why = f"could not write {path}: {error.strerror or error}; what was there is kept"
+        raise OSError(error.errno, why) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -89,32 +89,23 @@ def environment() -> dict:
     import psutil
     import torch
 
-    packages = ("torch", "torchvision", "timm", "transformers", "accelerate", "numpy", "pandas", "magnet-workbench")
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    packages = ("torch", "torchvision", "timm", "transformers", "accelerate", "numpy", "pandas")
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": {name: version(name) for name in packages} | {"magnet-workbench": magnet.__version__},
         "processor": f"{platform.machine()}, {psutil.cpu_count()} cores, {torch.get_num_threads()} threads",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "gpus": gpus,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "commit": _commit(),
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     if not shutil.which("git"):
         return None
-    answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
-    return answer.stdout.strip() or None
+    command, folder = ["git", "describe", "--always", "--dirty", "--abbrev=12"], Path(__file__).parent
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout.strip() or None
 
 
 @dataclass(frozen=True)
@@ -143,9 +134,7 @@ class Run:
     def log(self) -> list[dict]:
         """The lines of log.jsonl; a last line cut short by a kill is left out."""
         path = self.folder / "log.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        if lines and not _is_json(lines[-1]):
-            lines.pop()
+        *lines, _ = path.read_text().split("\n") if path.exists() else [""]  # behind the last whole line
         return [json.loads(line) for line in lines]
 
     def load_model(self):
@@ -153,20 +142,11 @@ class Run:
         from magnet.models import build_model
 
         if not self.weights.exists():
-            raise FileNotFoundError(
-                f"{self.weights} does not exist yet; train it with: magnet train {self.config.recipe}"
-            )
+            command = f"magnet train {self.config.recipe}"
+            raise FileNotFoundError(f"{self.weights} does not exist yet; train it with: {command}")
         model = build_model(self.config.model)
         load_weights(model, self.weights)
         return model.eval()
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except json.JSONDecodeError:
-        return False
-    return True
 
 
 def read_tensors(path: Path | str) -> dict:
@@ -222,11 +202,9 @@ def read_run(folder: Path | str) -> Run:
     if not path.exists():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no config.json. {_known_runs()}")
     values = read_json(path)
-    found = values.pop("version", None)
-    if found != VERSION:
-        raise ValueError(
-            f"{path} has layout version {found}, this magnet reads {VERSION}; update with: pip install -U ."
-        )
+    if (found := values.pop("version", None)) != VERSION:
+        remedy = f"this magnet reads {VERSION}; update with: pip install -U ."
+        raise ValueError(f"{path} has layout version {found}, {remedy}")
     try:
         return Run(Path(folder), config_from_dict(values))
     except ValueError as error:

@@ -34,7 +34,7 @@ def summarize(
     if groups is None:
         return _summary(table, num_draws, seed)
     parts = table.groupby(groups, dropna=False, observed=True).indices
-    rows = {key: _summary(_rows(table, index), num_draws, seed) for key, index in parts.items()}
+    rows = {key: _summary(table.iloc[index], num_draws, seed) for key, index in parts.items()}
     summary = pd.DataFrame.from_dict(rows, orient="index")
     return summary.rename_axis([groups] if isinstance(groups, str) else groups)
 
@@ -89,9 +89,8 @@ def image_counts(num_images: int, num_draws: int, seed: int) -> Iterator[np.ndar
 def _summary(table: pd.DataFrame, num_draws: int, seed: int) -> dict[str, float]:
     metrics = ratios(table)
     low, high = _interval(bootstrap(table["image_id"], list(metrics.values()), num_draws, seed))
-    summary = {}
-    for name, *values in zip(metrics, _values(metrics), low, high):
-        summary |= {key: float(value) for key, value in zip((name, f"{name}_low", f"{name}_high"), values)}
+    columns = {"": _values(metrics), "_low": low, "_high": high}
+    summary = {name + end: float(column[i]) for i, name in enumerate(metrics) for end, column in columns.items()}
     return summary | {"n": len(table)}
 
 
@@ -113,12 +112,6 @@ def _interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def _rows(table: pd.DataFrame, index: np.ndarray) -> pd.DataFrame:
-    part = table.iloc[index]
-    part.attrs = table.attrs
-    return part
-
-
 def _check(table: pd.DataFrame, columns: list[str]) -> None:
     missing = [name for name in ("image_id", "I", "U", "iou", *columns) if name not in table]
     if missing:
@@ -134,7 +127,7 @@ def _paired(table_a: pd.DataFrame, table_b: pd.DataFrame) -> tuple[pd.DataFrame,
         raise ValueError(f"a was scored under {protocols[0]!r}, b under {protocols[1]!r}; evaluate both under one")
     for name, own, other in (("a", table_a, table_b), ("b", table_b, table_a)):
         _check_ids(name, own["sent_id"], other["sent_id"])
-    pair = [_rows(table, table["sent_id"].argsort()).reset_index(drop=True) for table in (table_a, table_b)]
+    pair = [table.iloc[table["sent_id"].argsort()].reset_index(drop=True) for table in (table_a, table_b)]
     for column in {"image_id", "area"} & set(table_a) & set(table_b):
         differs = (pair[0][column] != pair[1][column]).to_numpy()
         if differs.any():

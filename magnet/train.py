@@ -9,9 +9,11 @@ import json
 import math
 import re
 import signal
-import sys
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -25,7 +27,8 @@ from tqdm import tqdm
 from magnet import data, losses, runs
 from magnet.config import Config, OptimConfig
 from magnet.data.sampler import StepSampler
-from magnet.evaluate import evaluate, ignore_interrupts
+from magnet.evaluate import evaluate, ignore_interrupts, progress_bar
+from magnet.models.released import load_released
 from magnet.objective import Objective
 from magnet.statistics import summarize
 
@@ -44,7 +47,7 @@ def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: b
     with accelerator.main_process_first():
         run = runs.open_run(config, fingerprint)
     if not run.is_finished:
-        with StopSignal() as stop:
+        with stop_signals() as stop:
             Trainer(run, accelerator, start).train(stop, progress)
     return run
 
@@ -55,33 +58,22 @@ def _initial_weights(init) -> tuple[dict | None, str | None]:
         return None, None
     if isinstance(init, runs.Run) or not Path(init).is_file():
         init = runs.find(init).weights
-    if Path(init).suffix == ".safetensors":
-        tensors = runs.read_tensors(init)
-    else:
-        from magnet.models.released import load_released
-
-        tensors = load_released(init).state_dict()
-    with Path(init).open("rb") as file:
+    path = Path(init)
+    tensors = runs.read_tensors(path) if path.suffix == ".safetensors" else load_released(path).state_dict()
+    with path.open("rb") as file:
         return tensors, hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-class StopSignal:
-    """Turns Ctrl-C and SIGTERM into a flag that the training loop reads between two steps."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __enter__(self) -> "StopSignal":
-        self.received = False
-        self.previous = {}
-        if threading.current_thread() is threading.main_thread():
-            self.previous = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
-        return self
-
-    def _receive(self, *_):
-        self.received = True
-
-    def __exit__(self, *_):
-        for number, handler in self.previous.items():
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM only fill a list, which the training loop reads between two steps."""
+    received, is_main = [], threading.current_thread() is threading.main_thread()  # others cannot handle signals
+    handled = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+    previous = {number: signal.signal(number, lambda number, _: received.append(number)) for number in handled}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
@@ -102,8 +94,7 @@ def build_optimizer(objective: torch.nn.Module, optim: OptimConfig) -> torch.opt
     """
     decayed, plain = [], []
     for name, parameter in objective.named_parameters():
-        name = name.removeprefix("model.")
-        if any(re.search(pattern, name) for pattern in optim.frozen):
+        if any(re.search(pattern, name.removeprefix("model.")) for pattern in optim.frozen):
             parameter.requires_grad_(False)
         elif parameter.requires_grad:
             (plain if parameter.ndim <= 1 or "position" in name else decayed).append(parameter)
@@ -134,8 +125,8 @@ class Trainer:
     """
 
     def __init__(self, run: runs.Run, accelerator: Accelerator, start: dict | None):
-        self.run, self.config, self.accelerator = run, run.config, accelerator
-        config = self.config
+        self.run, self.accelerator = run, accelerator
+        config = self.config = run.config
         torch.manual_seed(config.seed)
         objective = Objective(config)
         self.model, self.weights = objective.model, objective.weights
@@ -160,26 +151,25 @@ class Trainer:
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
-    def train(self, stop: StopSignal, progress: bool) -> None:
+    def train(self, stop: list[int], progress: bool) -> None:
         sampler = self._sampler()
         self.accelerator.gradient_accumulation_steps = sampler.num_micro
         batches = iter(self._loader(sampler))
         shown = progress and self.accelerator.is_main_process
-        out = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # notebooks keep plain text, not a red box
-        with tqdm(total=self.num_steps, initial=self.step, disable=not shown, file=out, unit="step") as bar:
+        with progress_bar(shown, total=self.num_steps, initial=self.step, unit="step") as bar:
             while self.step < self.num_steps:
                 self._train_step([next(batches) for _ in range(sampler.num_micro)])
                 bar.update()
                 self._after_step(bar)
-                if stop.received:
+                if stop:
                     self._interrupt()
         self._finish()
 
     def _sampler(self) -> StepSampler:
-        process = self.accelerator.process_index, self.accelerator.num_processes
-        fresh, seed = self.config.data.fresh, self.config.seed
-        num_items = 0 if fresh else len(self.dataset)
-        return StepSampler(num_items, not fresh, seed, self.step, self.num_steps, self.config.optim, *process)
+        config, accelerator = self.config, self.accelerator
+        items, steps = (len(self.dataset), not config.data.fresh), (self.step, self.num_steps)
+        process = (accelerator.process_index, accelerator.num_processes)
+        return StepSampler(*items, config.seed, *steps, config.optim, *process)
 
     def _loader(self, sampler: StepSampler) -> DataLoader:
         return DataLoader(
@@ -218,19 +208,17 @@ class Trainer:
 
     def _refuse(self, batch: dict, terms: dict) -> None:
         """Save the batch that gave a loss which is not finite, and stop."""
-        path = self.run.folder / f"bad_batch_step{self.step}.safetensors"
-        tensors = {k: v.detach().cpu().contiguous() for k, v in batch.items()}
-        runs.atomic_write(path, lambda file: save_file(tensors, file))
+        path = _save_tensors(self.run.folder / f"bad_batch_step{self.step}.safetensors", batch)
         parameters = self.accelerator.unwrap_model(self.objective).named_parameters()
-        named = [name for name, p in parameters if not p.isfinite().all()]
-        why = f"weights are not finite, first {named[0]}" if named else "weights are finite"
+        named = next((name for name, p in parameters if not p.isfinite().all()), None)
+        why = f"weights are not finite, first {named}" if named else "weights are finite"
         if not batch["images"].isfinite().all():
             why = "the images hold NaN or infinite values"
         bad = ", ".join(f"{name} = {value.item()}" for name, value in terms.items())
         raise FloatingPointError(
-            f"loss not finite at step {self.step}: {bad}; {why}. The batch is in {path} (expressions"
-            f" {batch['sent_ids'].tolist()[:5]}...)."
-            " Try a lower --optim.lr, --optim.clip-norm 1, --optim.precision float32"
+            f"loss not finite at step {self.step}: {bad}; {why}. The batch is in {path} (expressions "
+            f"{batch['sent_ids'].tolist()[:5]}...). Try a lower --optim.lr, --optim.clip-norm 1, "
+            "--optim.precision float32"
         )
 
     # --- between steps ------------------------------------------------------------------------------------------------
@@ -279,16 +267,14 @@ class Trainer:
     def _validate(self) -> None:
         """Score the validation split; the weights with the best oIoU so far become model.safetensors."""
         if self.accelerator.is_main_process:
-            config = self.config
-            table = evaluate(
-                self.model, data=config.data, split=config.data.val_split, config=config, precision=self.precision,
-                num_expressions=config.optim.val_expressions, progress=False,
-            )  # fmt: skip
+            options = {"num_expressions": self.config.optim.val_expressions, "precision": self.precision}
+            split = self.config.data.val_split
+            table = evaluate(self.model, split=split, config=self.config, progress=False, **options)
             scores = summarize(table, num_draws=0)
             self._append([{"step": self.step, "validation": {name: scores[name] for name in ("oIoU", "mIoU")}}])
             if scores["oIoU"] > self.best:
                 self.best = scores["oIoU"]
-                runs.atomic_write(self.run.weights, lambda file: save_file(_contiguous(self.model.state_dict()), file))
+                _save_tensors(self.run.weights, self.model.state_dict())
         self.accelerator.wait_for_everyone()
 
     def _interrupt(self) -> None:
@@ -296,8 +282,8 @@ class Trainer:
             self._write_log()
         self._save()
         raise KeyboardInterrupt(
-            f"stopped at step {self.step} of {self.num_steps}; all is saved in {self.run.folder}."
-            " The same command goes on from there."
+            f"stopped at step {self.step} of {self.num_steps}; all is saved in {self.run.folder}. "
+            "The same command goes on from there."
         )
 
     def _finish(self) -> None:
@@ -315,38 +301,35 @@ class Trainer:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         position = {"step": str(self.step), "best": repr(self.best), "version": str(runs.VERSION)}
-        runs.atomic_write(self.run.checkpoint, lambda file: save_file(_contiguous(tensors), file, metadata=position))
+        _save_tensors(self.run.checkpoint, tensors, position)
 
     def _restore(self) -> None:
-        path = self.run.checkpoint
-        if not path.exists():
-            return self._truncate_log()
-        tensors = runs.read_tensors(path)
-        with safe_open(path, "pt") as file:
-            position = file.metadata()
-        self.step, self.best = int(position["step"]), float(position["best"])
-        state: dict[int, dict] = {}
-        for name in [name for name in tensors if name.startswith("optimizer.")]:
-            _, index, key = name.split(".")
-            value = tensors.pop(name)
-            layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format  # as the weights have it
-            state.setdefault(int(index), {})[key] = value.contiguous(memory_format=layout)
-        runs.fill(self.accelerator.unwrap_model(self.objective), tensors, path)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        self._truncate_log()
-
-    def _truncate_log(self) -> None:
-        """Drop log lines written after the checkpoint: those steps are taken again."""
+        """Go to the last checkpoint, if there is one; drop the log lines of steps that are taken again."""
+        if self.run.checkpoint.exists():
+            self._read_checkpoint(self.run.checkpoint)
         if self.accelerator.is_main_process:
             kept = [json.dumps(line) + "\n" for line in self.run.log() if line["step"] <= self.step]
             runs.atomic_write(self.run.folder / "log.jsonl", lambda file: file.write_text("".join(kept)))
 
+    def _read_checkpoint(self, path: Path) -> None:
+        tensors, state = runs.read_tensors(path), defaultdict(dict)
+        with safe_open(path, "pt") as file:
+            position = file.metadata()
+        self.step, self.best = int(position["step"]), float(position["best"])
+        for name in [name for name in tensors if name.startswith("optimizer.")]:
+            _, index, key = name.split(".")
+            value = tensors.pop(name)
+            layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format  # as the weights have it
+            state[int(index)][key] = value.contiguous(memory_format=layout)
+        runs.fill(self.accelerator.unwrap_model(self.objective), tensors, path)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
-def _contiguous(tensors: dict) -> dict:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+def _save_tensors(path: Path, tensors: dict, metadata: dict[str, str] | None = None) -> Path:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return runs.atomic_write(path, lambda file: save_file(tensors, file, metadata=metadata))
 
 
 def _memory_gb() -> float:
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 1e9, 3)
-    return round(psutil.Process().memory_info().rss / 1e9, 3)
+    on_gpu = torch.cuda.is_available()
+    return round((torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss) / 1e9, 3)

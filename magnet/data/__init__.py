@@ -13,23 +13,3 @@ from magnet.data.dataset import (
 from magnet.data.refer import data_root, read_refer, select_split, splits
 from magnet.data.tags import add_tags, add_token_tags
 from magnet.data.text import encode, load_tokenizer, report
-
-__all__ = [
-    "ExpressionDataset",
-    "FreshShapes",
-    "add_tags",
-    "add_token_tags",
-    "check_images",
-    "collate",
-    "data_root",
-    "encode",
-    "load_tokenizer",
-    "normalize",
-    "read_refer",
-    "report",
-    "select_split",
-    "splits",
-    "squash_image",
-    "squash_mask",
-    "training_set",
-]

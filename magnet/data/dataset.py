@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from magnet.config import DataConfig
 from magnet.data.refer import read_refer, select_split
@@ -38,9 +38,8 @@ def read_image(file: Path, height: int, width: int) -> Image.Image:
         raise FileNotFoundError(f"{file} does not exist; data/README.md says where images belong") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} is not readable as an image ({error}); fetch it anew, see data/README.md") from error
-    raise ValueError(
-        f"{file} is {found[0]} x {found[1]} pixels, instances.json says {width} x {height}; fetch both anew"
-    )
+    found = f"{found[0]} x {found[1]} pixels"
+    raise ValueError(f"{file} is {found}, instances.json says {width} x {height}; fetch both anew")
 
 
 def check_images(table: pd.DataFrame, num_threads: int | None = None) -> list[str]:
@@ -86,9 +85,8 @@ class ExpressionDataset(Dataset):
 
     def __init__(self, table: pd.DataFrame, data: DataConfig, tokenizer, training: bool, seed: int = 0):
         if table.empty:
-            raise ValueError(
-                f"no expressions to read from {table.attrs.get('name', 'the table')}; see magnet.data.splits"
-            )
+            name = table.attrs.get("name", "the table")
+            raise ValueError(f"no expressions to read from {name}; see magnet.data.splits")
         check_texts(table, tokenizer, data.num_tokens)
         self.size, self.seed = data.image_size, seed
         self.images = Path(table.attrs["images"])
@@ -113,15 +111,15 @@ class ExpressionDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         row = self.row(index)
         sent_id, _, file, height, width, rle = self.rows[row]
-        image = read_image(self.images / file, height, width)
-        mask = rle_decode(rle, height, width)
-        return {
-            "image": normalize(squash_image(image, self.size)),  # (3, S, S)
-            "token_ids": self.token_ids[row],  # (T,)
-            "token_mask": self.token_mask[row],  # (T,)
-            "mask": torch.from_numpy(squash_mask(mask, self.size)).float(),  # (S, S)
-            "sent_id": sent_id,
-        }
+        image = squash_image(read_image(self.images / file, height, width), self.size)
+        mask = squash_mask(rle_decode(rle, height, width), self.size)
+        return _item(image, mask, self.token_ids[row], self.token_mask[row], sent_id)
+
+
+def _item(image: np.ndarray, mask: np.ndarray, token_ids: torch.Tensor, token_mask: torch.Tensor, sent_id: int) -> dict:
+    """{"image" (3,S,S), "mask" (S,S), "token_ids" (T,), "token_mask" (T,), "sent_id"}."""
+    picture = {"image": normalize(image), "mask": torch.from_numpy(mask).float()}
+    return {**picture, "token_ids": token_ids, "token_mask": token_mask, "sent_id": sent_id}
 
 
 def training_set(data: DataConfig, vocabulary: str, seed: int) -> Dataset:
@@ -151,13 +149,8 @@ def check_texts(table: pd.DataFrame, tokenizer, num_tokens: int) -> None:
 
 def collate(items: list[dict]) -> dict:
     """Items -> {"images" (B,3,S,S), "token_ids" (B,T), "token_mask" (B,T), "masks" (B,S,S), "sent_ids" (B,)}."""
-    return {
-        "images": torch.stack([item["image"] for item in items]),
-        "token_ids": torch.stack([item["token_ids"] for item in items]),
-        "token_mask": torch.stack([item["token_mask"] for item in items]),
-        "masks": torch.stack([item["mask"] for item in items]),
-        "sent_ids": torch.tensor([item["sent_id"] for item in items]),
-    }
+    names = {"image": "images", "mask": "masks", "sent_id": "sent_ids"}
+    return {names.get(name, name): values for name, values in default_collate(items).items()}
 
 
 class FreshShapes(Dataset):
@@ -188,10 +181,4 @@ class FreshShapes(Dataset):
         scene = self.scene(block * _SCENES_PER_BLOCK + number)
         expression = scene.expressions[turn % len(scene.expressions)]
         token_ids, token_mask = encode(self.tokenizer, [expression.text], self.data.num_tokens, self.data.words)
-        return {
-            "image": normalize(scene.image),
-            "token_ids": token_ids[0],
-            "token_mask": token_mask[0],
-            "mask": torch.from_numpy(scene.masks[expression.target]).float(),
-            "sent_id": index,
-        }
+        return _item(scene.image, scene.masks[expression.target], token_ids[0], token_mask[0], index)

@@ -26,26 +26,20 @@ def find_sources(root: Path, name: str, split_by: str) -> tuple[Path, Path]:
     raise ValueError(f"no {folder}/refs({split_by}).p; split_by can be {', '.join(found) or 'nothing yet'}; {remedy}")
 
 
-class _ImportRefused(pickle.UnpicklingError):
-    pass
-
-
 class _PlainUnpickler(pickle.Unpickler):
     """Lists, dicts, numbers and strings: a pickle that would import anything is refused before it does."""
 
     def find_class(self, module: str, name: str):
-        raise _ImportRefused(f"it wants to import {module}.{name}")
+        raise ImportError(f"it wants to import {module}.{name}")
 
 
 def load_refs(file: Path) -> list[dict]:
     """The list in a refs file, a pickle (of Python 2 or 3) or JSON; ValueError for anything else."""
     try:
-        if file.suffix == ".json":
-            refs = json.loads(file.read_bytes())
-        else:
-            with file.open("rb") as stream:
-                refs = _PlainUnpickler(stream, encoding="latin1").load()
-    except _ImportRefused as error:
+        with file.open("rb") as stream:
+            is_json = file.suffix == ".json"
+            refs = json.load(stream) if is_json else _PlainUnpickler(stream, encoding="latin1").load()
+    except ImportError as error:
         raise ValueError(f"{file} is refused: {error}; nothing of it was run; {REMEDY}") from error
     except OSError:
         raise

@@ -16,26 +16,30 @@ def object_rle(segmentation, height: int, width: int, polygon_overlap: str = "ho
     """
     if height < 1 or width < 1:
         raise ValueError(f"the image is said to be {width} x {height} pixels")
-    rle, num_ignored = (
-        (_checked_rle(segmentation, height, width), 0)
-        if isinstance(segmentation, dict)
-        else _polygons_rle(segmentation, height, width, polygon_overlap)
-    )
+    if isinstance(segmentation, dict):
+        rle, num_ignored = checked_rle(segmentation, height, width), 0
+    else:
+        rle, num_ignored = _polygons_rle(segmentation, height, width, polygon_overlap)
     if not coco.area(rle):
         raise ValueError(f"the mask covers no pixel: segmentation {str(segmentation)[:80]}")
     return rle, num_ignored
 
 
-def _checked_rle(segmentation: dict, height: int, width: int) -> dict:
-    counts = segmentation["counts"]
-    if list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"RLE of size {segmentation['size']} for an image of {[height, width]} (height, width)")
-    if isinstance(counts, list):
-        if sum(counts) != height * width:
-            raise ValueError(f"RLE counts sum to {sum(counts)}, not to {height} x {width} pixels")
-        return coco.frPyObjects(segmentation, height, width)
-    rle_decode(counts, height, width)  # raises for damaged counts
-    return {"size": [height, width], "counts": counts if isinstance(counts, bytes) else counts.encode("ascii")}
+def checked_rle(rle: dict, height: int, width: int) -> dict:
+    """COCO run lengths {"size", "counts"}, counts as a list or a string -> the same, compressed.
+
+    Raises ValueError where they are damaged or of another size.
+    """
+    size, counts = [int(side) for side in rle["size"]], rle["counts"]
+    if size != [height, width]:
+        raise ValueError(f"the mask is {size[0]} × {size[1]}, not {height} × {width} (its size: height × width)")
+    if isinstance(counts, str | bytes):
+        rle_decode(counts, height, width)  # raises for damaged counts
+        return {"size": size, "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+    counts = [int(run) for run in counts]
+    if sum(counts) != height * width or min(counts) < 0:
+        raise ValueError(f"its runs sum to {sum(counts)} pixels, not to {height} × {width}, or one is below 0")
+    return coco.frPyObjects({"size": size, "counts": counts}, height, width)
 
 
 def _polygons_rle(polygons: list, height: int, width: int, polygon_overlap: str) -> tuple[dict, int]:

@@ -63,8 +63,8 @@ def read_refer(
     _report(table, on_problem)
     own_images = root / name / "images"
     images = own_images if own_images.is_dir() else root / "images" / "train2014"
-    table.attrs |= {"root": str(root), "name": name, "split_by": split_by, "polygon_overlap": polygon_overlap}
-    table.attrs["images"] = str(images)
+    facts = {"root": str(root), "name": name, "split_by": split_by, "images": str(images)}
+    table.attrs |= facts | {"polygon_overlap": polygon_overlap}
     return table
 
 
@@ -173,22 +173,17 @@ class _Join:
         ann_ids = {ref["ann_id"] for ref in self.refs if isinstance(ref.get("ann_id"), int)}
         instances = load_instances(instances_file, ann_ids)
         self.images, self.annotations, self.categories = (
-            self._by_id(instances, key) for key in ("images", "annotations", "categories")
+            self._by_id(instances[key], key) for key in ("images", "annotations", "categories")
         )
-        self.num_same_category = Counter(
-            (annotation["image_id"], annotation["category_id"]) for annotation in instances["annotations"]
-        )
+        self.num_same_category = Counter((a["image_id"], a["category_id"]) for a in instances["annotations"])
         self.ref_ids: set[int] = set()
         self.sent_ids: set[int] = set()
 
-    def _by_id(self, instances: dict, key: str) -> dict[int, dict]:
-        records = {record["id"]: record for record in instances[key]}
-        if len(records) < len(instances[key]):
-            counts = Counter(record["id"] for record in instances[key])
-            for repeated in [value for value, count in counts.items() if count > 1]:
-                self.problems.append(f"{self.instances_file}: {key}: id {repeated} comes more than once; none is used")
-                del records[repeated]
-        return records
+    def _by_id(self, records: list[dict], key: str) -> dict[int, dict]:
+        counts = Counter(record["id"] for record in records)
+        for repeated in [value for value, count in counts.items() if count > 1]:
+            self.problems.append(f"{self.instances_file}: {key}: id {repeated} comes more than once; none is used")
+        return {record["id"]: record for record in records if counts[record["id"]] == 1}
 
     def rows(self) -> tuple[list[dict], list[dict]]:
         """Objects, and sentences whose "object" is a position in the first list."""
@@ -197,7 +192,7 @@ class _Join:
             where = f"{self.refs_file}: ref {ref.get('ref_id')}"
             with _collected(self.problems, where):
                 objects.append(self._object(ref))
-                for sentence in _non_empty(ref["sentences"]):
+                for sentence in _sentences(ref):
                     with _collected(self.problems, f"{where}, sentence {sentence.get('sent_id')}"):
                         sentences.append(self._sentence(sentence) | {"object": len(objects) - 1})
         if not sentences:
@@ -207,31 +202,25 @@ class _Join:
     def _object(self, ref: dict) -> dict:
         if isinstance(ref["ann_id"], list):
             raise ValueError(f"ann_id is {ref['ann_id']}: several objects or none (gRefCOCO's form) are not read")
-        ref_id, ann_id = _integer(ref, "ref_id"), _integer(ref, "ann_id")
-        _once("ref_id", ref_id, self.ref_ids)
-        annotation = self._found(self.annotations, "annotation", ann_id)
-        image_id, category_id = _integer(annotation, "image_id"), _integer(annotation, "category_id")
-        if ref["image_id"] != image_id:
-            raise ValueError(f"image_id is {ref['image_id']!r}, but its annotation {ann_id} lies on image {image_id}")
-        image = self._found(self.images, "image", image_id)
-        height, width = _integer(image, "height"), _integer(image, "width")
-        rle, num_ignored = object_rle(annotation["segmentation"], height, width, self.polygon_overlap)
+        ids = _integers(ref, "ref_id", "ann_id")
+        _once("ref_id", ids["ref_id"], self.ref_ids)
+        annotation = self._found(self.annotations, "annotation", ids["ann_id"])
+        ids |= _integers(annotation, "image_id", "category_id")
+        if ref["image_id"] != ids["image_id"]:
+            where = f"its annotation {ids['ann_id']} lies on image {ids['image_id']}"
+            raise ValueError(f"image_id is {ref['image_id']!r}, but {where}")
+        image = self._found(self.images, "image", ids["image_id"])
+        size = _integers(image, "height", "width")
+        rle, num_ignored = object_rle(annotation["segmentation"], **size, polygon_overlap=self.polygon_overlap)
         if num_ignored:
-            self.notes.append(f"{self.instances_file}: annotation {ann_id}: {num_ignored} polygons of under 3 points")
-        return {
-            "ref_id": ref_id,
-            "ann_id": ann_id,
-            "image_id": image_id,
-            "category_id": category_id,
-            "category": _string(self._found(self.categories, "category", category_id), "name"),
-            "split": _string(ref, "split"),
-            "file": _string(image, "file_name"),
-            "height": height,
-            "width": width,
-            "rle": rle["counts"].decode("ascii"),
-            "area": int(coco.area(rle)),
-            "num_same_category": self.num_same_category[image_id, category_id],
-        }
+            what = f"annotation {ids['ann_id']}: {num_ignored} polygons of under 3 points"
+            self.notes.append(f"{self.instances_file}: {what}")
+        return ids | size | {
+            "category": _string(self._found(self.categories, "category", ids["category_id"]), "name"),
+            "split": _string(ref, "split"), "file": _string(image, "file_name"),
+            "rle": rle["counts"].decode("ascii"), "area": int(coco.area(rle)),
+            "num_same_category": self.num_same_category[ids["image_id"], ids["category_id"]],
+        }  # fmt: skip
 
     def _found(self, records: dict[int, dict], kind: str, key: int) -> dict:
         if key not in records:
@@ -239,15 +228,15 @@ class _Join:
         return records[key]
 
     def _sentence(self, sentence: dict) -> dict:
-        sent_id = _integer(sentence, "sent_id")
-        _once("sent_id", sent_id, self.sent_ids)
+        ids = _integers(sentence, "sent_id")
+        _once("sent_id", ids["sent_id"], self.sent_ids)
         text = _string(sentence, "raw" if "raw" in sentence else "sent")
         if not text.strip():
             raise ValueError(f"the expression is empty: {text!r}")
         if taken := sentence.keys() & set(COLUMNS) - {"sent_id"}:
             raise ValueError(f"the names {', '.join(sorted(taken))} are the table's own; rename these fields")
         extra = {key: _plain(value) for key, value in sentence.items() if key not in SENTENCE_FIELDS}
-        return {"sent_id": sent_id, "text": text} | extra
+        return ids | {"text": text} | extra
 
 
 def _joined(objects: list[dict], sentences: list[dict]) -> pd.DataFrame:
@@ -257,10 +246,11 @@ def _joined(objects: list[dict], sentences: list[dict]) -> pd.DataFrame:
     return table[[*COLUMNS, *(column for column in table if column not in COLUMNS)]]
 
 
-def _integer(record: dict, key: str) -> int:
-    if not isinstance(record[key], int) or not 0 <= record[key] < 2**63:
-        raise ValueError(f"{key} is {record[key]!r}, not a whole number from 0")
-    return record[key]
+def _integers(record: dict, *keys: str) -> dict[str, int]:
+    for key in keys:
+        if not isinstance(record[key], int) or not 0 <= record[key] < 2**63:
+            raise ValueError(f"{key} is {record[key]!r}, not a whole number from 0")
+    return {key: record[key] for key in keys}
 
 
 def _string(record: dict, key: str) -> str:
@@ -276,10 +266,10 @@ def _once(key: str, value: int, seen: set[int]) -> None:
     seen.add(value)
 
 
-def _non_empty(sentences: list) -> list[dict]:
-    if not sentences or not all(isinstance(sentence, dict) for sentence in sentences):
-        raise ValueError(f"sentences is {sentences!r}, not a list of sentences")
-    return sentences
+def _sentences(ref: dict) -> list[dict]:
+    if not ref["sentences"] or not all(isinstance(sentence, dict) for sentence in ref["sentences"]):
+        raise ValueError(f"sentences is {ref['sentences']!r}, not a list of sentences")
+    return ref["sentences"]
 
 
 def _plain(value):

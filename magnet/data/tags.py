@@ -21,43 +21,33 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-LOCATION = _words(
-    """left right leftmost rightmost topmost bottommost uppermost lowermost lefthand righthand left-hand right-hand top
-    bottom upper lower middle center centre central mid corner foreground background front back rear far"""
-)
-NOT_LOCATION = re.compile(
-    r"\b(?:in front of|on top of|back of|looking back|(?:its|it's|his|her|their) back|right now)\b"
-)
+LOCATION = _words("""left right leftmost rightmost topmost bottommost uppermost lowermost lefthand righthand left-hand
+    right-hand top bottom upper lower middle center centre central mid corner foreground background front back rear
+    far""")
+NOT_LOCATION = re.compile(r"\b(?:in front of|on top of|back of|looking back|(?:it'?s|his|her|their) back|right now)\b")
 PICTURE = _words("picture pic image photo photograph frame scene view camera")
-RELATION = _words(
-    """with in on at by near beside besides behind above below under underneath beneath over between among amongst
-    around inside outside within against across along alongside beyond through toward towards into onto off atop
+RELATION = _words("""with in on at by near beside besides behind above below under underneath beneath over between among
+    amongst around inside outside within against across along alongside beyond through toward towards into onto off atop
     opposite facing touching holding wearing carrying riding pulling pushing eating drinking using petting feeding
-    hugging kissing chasing following watching leaning reaching"""
-)
-RELATION_PHRASES = _words(
-    """next_to close_to closest_to nearest_to nearest_the farthest_from furthest_from adjacent_to attached_to
-    surrounded_by covered_in covered_with left_of right_of in_front_of on_top_of to_the_left_of to_the_right_of"""
-)
+    hugging kissing chasing following watching leaning reaching""")
+RELATION_PHRASES = _words("""next_to close_to closest_to nearest_to nearest_the farthest_from furthest_from adjacent_to
+    attached_to surrounded_by covered_in covered_with left_of right_of in_front_of on_top_of to_the_left_of
+    to_the_right_of""")
 FILLERS = _words("a an the its it's his her their this that very far to all")
-SUPERLATIVE = _words(  # and comparative
-    """biggest largest smallest tallest shortest longest closest nearest furthest farthest highest lowest oldest
-    youngest darkest lightest brightest palest fattest thinnest thickest widest narrowest heaviest cleanest newest
-    leftmost rightmost topmost bottommost uppermost lowermost frontmost most least bigger larger smaller taller
-    shorter longer closer nearer further farther higher older younger darker lighter brighter paler fatter thinner
-    thicker wider narrower heavier cleaner newer more less than"""
-)
+# comparatives too
+SUPERLATIVE = _words("""biggest largest smallest tallest shortest longest closest nearest furthest farthest highest
+    lowest oldest youngest darkest lightest brightest palest fattest thinnest thickest widest narrowest heaviest
+    cleanest newest leftmost rightmost topmost bottommost uppermost lowermost frontmost most least bigger larger smaller
+    taller shorter longer closer nearer further farther higher older younger darker lighter brighter paler fatter
+    thinner thicker wider narrower heavier cleaner newer more less than""")
 ORDINAL = _words("first second third fourth fifth sixth seventh eighth ninth tenth last")
-ATTRIBUTE = _words(
-    """red green blue yellow orange purple pink brown black white gray grey beige tan gold golden silver maroon navy
-    teal turquoise cyan magenta violet cream khaki olive blond blonde brunette dark light bright pale colored
-    coloured colorful colourful big small large little tiny huge tall short long thin thick fat wide narrow skinny
-    chubby giant young old adult elderly bald balding bearded striped stripe stripes stripy dotted dots spotted
-    spots checked checkered checkerboard plaid plain floral patterned wooden metal metallic plastic glass leather
-    brick furry fluffy hairy shiny dirty clean empty full open closed broken round square rectangular circular oval
-    triangular curved sitting standing lying laying walking running jumping sleeping smiling seated crouching
-    kneeling bending"""
-)
+ATTRIBUTE = _words("""red green blue yellow orange purple pink brown black white gray grey beige tan gold golden silver
+    maroon navy teal turquoise cyan magenta violet cream khaki olive blond blonde brunette dark light bright pale
+    colored coloured colorful colourful big small large little tiny huge tall short long thin thick fat wide narrow
+    skinny chubby giant young old adult elderly bald balding bearded striped stripe stripes stripy dotted dots spotted
+    spots checked checkered checkerboard plaid plain floral patterned wooden metal metallic plastic glass leather brick
+    furry fluffy hairy shiny dirty clean empty full open closed broken round square rectangular circular oval triangular
+    curved sitting standing lying laying walking running jumping sleeping smiling seated crouching kneeling bending""")
 NEGATION = _words("not no without none never neither nor nobody nothing except excluding non")
 PRONOUN = _words("""it he she they them him her his hers its it's their theirs himself herself itself themselves""")
 
@@ -103,7 +93,7 @@ def word_tags(words: list[str]) -> dict:
     present, num_relations = set(words), _num_relations(words)
     return {
         "num_words": len(words),
-        "has_location": not LOCATION.isdisjoint(present) and _is_location(words),
+        "has_location": not LOCATION.isdisjoint(NOT_LOCATION.sub("", " ".join(words)).split()),
         "has_relation": num_relations > 0,
         "has_superlative": not SUPERLATIVE.isdisjoint(present),
         "has_ordinal": not ORDINAL.isdisjoint(present) or any(map(_ORDINAL_NUMBER.fullmatch, words)),
@@ -111,10 +101,6 @@ def word_tags(words: list[str]) -> dict:
         "has_negation": not NEGATION.isdisjoint(present) or any(word.endswith("n't") for word in words),
         "has_ambiguous": num_relations > 1 or not PRONOUN.isdisjoint(present),
     }
-
-
-def _is_location(words: list[str]) -> bool:
-    return not LOCATION.isdisjoint(NOT_LOCATION.sub("", " ".join(words)).split())
 
 
 def _num_relations(words: list[str]) -> int:

@@ -6,6 +6,7 @@ token_ids, token_mask = encode(tokenizer, ["the red star left of the ring"], num
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,10 @@ def load_tokenizer(vocabulary: str):
     if path.is_file():
         return _word_piece(path)
     if path.is_dir():
-        return _from_folder(path)
+        return _from_library(str(path), is_folder=True)
     if vocabulary.startswith(("/", ".", "~")) or path.suffix == ".txt" or path == REFSHAPES_VOCABULARY:
         raise FileNotFoundError(f"{path} does not exist; {LOCAL_COPY}")
-    return _from_hub(vocabulary)
+    return _from_library(vocabulary, is_folder=False)
 
 
 def _word_piece(path: Path):
@@ -49,30 +50,20 @@ def _word_piece(path: Path):
     return BertTokenizerFast(vocab={piece: index for index, piece in enumerate(pieces)}, do_lower_case=True)
 
 
-def _from_folder(folder: Path):
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise FileNotFoundError(f"no tokenizer in {folder} ({_first_line(error)}); {LOCAL_COPY}") from error
-
-
-def _from_hub(name: str):
-    """The downloaded copy if there is one; the hub is asked once before the client, which retries for a minute."""
+def _from_library(name: str, is_folder: bool):
+    """A folder's, or the downloaded copy if there is one; the hub is asked once before the client, which retries."""
     from huggingface_hub import HfApi
     from transformers import AutoTokenizer
 
+    where = f"in {name}" if is_folder else f"{name!r} here or on the Hugging Face hub"
+    not_downloaded = () if is_folder else (OSError, ValueError)
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError):
-        pass
-    try:
+        with suppress(*not_downloaded):
+            return AutoTokenizer.from_pretrained(name, local_files_only=True)
         HfApi().model_info(name, timeout=10)
         return AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # the hub's client raises many kinds
-        message = f"no tokenizer {name!r} here or on the Hugging Face hub ({_first_line(error)}); {LOCAL_COPY}"
-        raise FileNotFoundError(message) from error
+    except Exception as error:  # the hub's client and damaged files raise many kinds
+        raise FileNotFoundError(f"no tokenizer {where} ({_first_line(error)}); {LOCAL_COPY}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -117,14 +108,10 @@ def token_counts(tokenizer, texts: Sequence[str]) -> np.ndarray:
 
 def report(tokenizer, texts: Sequence[str], num_tokens: int = 20) -> dict:
     """What the token rule loses: {"cut", "empty", "only_unknown": {"count": int, "first": up to 3 row numbers}}."""
-    unknown = tokenizer.unk_token_id
-    found: dict[str, list[int]] = {"cut": [], "empty": [], "only_unknown": []}
-    for row, ids in enumerate(_ids(tokenizer, texts)):
-        pieces = ids[1:-1]
-        if len(ids) > num_tokens:
-            found["cut"].append(row)
-        if not pieces:
-            found["empty"].append(row)
-        elif all(piece == unknown for piece in pieces):
-            found["only_unknown"].append(row)
+    pieces = [ids[1:-1] for ids in _ids(tokenizer, texts)]
+    found = {
+        "cut": [row for row, ids in enumerate(pieces) if len(ids) > num_tokens - 2],
+        "empty": [row for row, ids in enumerate(pieces) if not ids],
+        "only_unknown": [row for row, ids in enumerate(pieces) if set(ids) == {tokenizer.unk_token_id}],
+    }
     return {what: {"count": len(rows), "first": rows[:3]} for what, rows in found.items()}

@@ -33,15 +33,12 @@ class MaskGrounding(nn.Module):
         self.pixel = nn.Linear(channels, width)
         self.place = _two_layers(2, width) if config.pixel_positions else None
         self.mask = _two_layers(MASK_NUMBERS[config.mask_encoder] or channels, width)
-        layer = nn.TransformerEncoderLayer(
-            width, config.num_heads, 4 * width, config.dropout, activation="gelu", batch_first=True
-        )
+        sizes = (width, config.num_heads, 4 * width, config.dropout)
+        layer = nn.TransformerEncoderLayer(*sizes, activation="gelu", batch_first=True)
         self.predictor = nn.TransformerEncoder(layer, config.num_layers, enable_nested_tensor=False)
-        embeddings = _word_embeddings(model)  # (V,E), tied: they stay the model's own
-        self.transform = nn.Sequential(
-            nn.Linear(width, embeddings.shape[1]), nn.GELU(), nn.LayerNorm(embeddings.shape[1])
-        )
-        self.bias = nn.Parameter(torch.zeros(len(embeddings)))
+        vocab_size, size = _word_embeddings(model).shape  # tied: they stay the model's own
+        self.transform = nn.Sequential(nn.Linear(width, size), nn.GELU(), nn.LayerNorm(size))
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def hide_words(self, batch: dict) -> tuple[Tensor, Tensor]:
         """The batch's sentences with words hidden (B,T), and where (B,T) bool; none where the true mask is empty."""

@@ -15,7 +15,7 @@ def cross_entropy(outputs: dict, batch: dict, weights: tuple[float, float] = (0.
     Per image the weighted mean over its pixels, then the mean over images. LAVT's code divides by the weights of the
     whole batch instead, which would depend on how a batch is split (our choice).
     """
-    logits, target = _logits(outputs, batch), batch["masks"]
+    logits, target = _resized(outputs["class_logits"], batch), batch["masks"]
     per_pixel = F.cross_entropy(logits, target.long(), reduction="none")  # (B,S,S)
     weight = weights[0] + (weights[1] - weights[0]) * target.float()
     return ((per_pixel * weight).sum((1, 2)) / weight.sum((1, 2))).mean()
@@ -26,7 +26,7 @@ def dice(outputs: dict, batch: dict) -> Tensor:
 
     The loss of LAVT's stronger, one-module variant.
     """
-    probability = _logits(outputs, batch).softmax(dim=1)
+    probability = _resized(outputs["class_logits"], batch).softmax(dim=1)
     foreground = batch["masks"].float()
     truth = torch.stack([1 - foreground, foreground], dim=1)
     overlap = (probability * truth).sum((2, 3))
@@ -56,10 +56,6 @@ def mask_dice(outputs: dict, batch: dict) -> Tensor:
 def _predictions(outputs: dict, batch: dict) -> Tensor:
     """(B,P,S,S): the mask logits of all P predictions, the last one last, at the size of the masks."""
     return _resized(torch.stack([*outputs["aux_mask_logits"], outputs["mask_logits"]], dim=1), batch)
-
-
-def _logits(outputs: dict, batch: dict) -> Tensor:
-    return _resized(outputs["class_logits"], batch)
 
 
 def _resized(logits: Tensor, batch: dict) -> Tensor:

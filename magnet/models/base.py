@@ -9,7 +9,12 @@ from magnet.models.vision import VisionBackbone
 
 
 class ReferringNetwork(nn.Module):
-    """A method adds `encode(images, token_ids, token_mask)` and `decode(features)`, both giving a dict."""
+    """Referring segmentation of images (B,3,H,W), ImageNet-normalised, of any size, by expressions of T tokens.
+
+    A method adds `decode(features)`, which gives a dict with mask_logits, and two steps of `encode`:
+    `_first_words(token_ids, token_mask)` -> words (B,T,D), and `_stage(index, pixels, words, token_mask)` -> pixels and
+    words for the next stage, and what the decoder reads.
+    """
 
     def __init__(self, config: ModelConfig, vocab_size: int):
         super().__init__()
@@ -17,11 +22,23 @@ class ReferringNetwork(nn.Module):
         self.vision = VisionBackbone(config.vision, pad_then_roll=config.pad_then_roll)
         self.language = LanguageBackbone(config.language, vocab_size, num_groups=self.vision.num_stages)
 
+    def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
+        """Images (B,3,H,W), token ids and mask (B,T) -> stage_features, word_features (B,T,D), token_mask, image_size.
+
+        stage_features[i] (B,C_i,H_i,W_i) is what the decoder reads; word_features left the last language layer.
+        """
+        words, x, maps = self._first_words(token_ids, token_mask), self.vision.stem(images), []
+        for index in range(self.vision.num_stages):
+            x, words, fused = self._run_stage(index, x, words, token_mask)
+            maps.append(fused)
+        features = {"stage_features": maps, "word_features": words}
+        return {**features, "token_mask": token_mask, "image_size": tuple(images.shape[-2:])}
+
     def forward(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
         """Images (B,3,H,W), token ids and mask (B,T) -> all that `encode` and `decode` give."""
         return self.decode(self.encode(images, token_ids, token_mask))
 
-    def _checkpointed(self, function, *inputs):
+    def _run_stage(self, *inputs) -> tuple[Tensor, Tensor, Tensor]:
         if self.config.gradient_checkpointing and self.training:
-            return checkpoint(function, *inputs, use_reentrant=False)
-        return function(*inputs)
+            return checkpoint(self._stage, *inputs, use_reentrant=False)
+        return self._stage(*inputs)

@@ -22,12 +22,9 @@ class CAMImageSide(nn.Module):
         self.full = PixelWordAttention(channels, word_width, norm="layer")
         self.reduce = nn.ModuleList(_reduction(channels, narrow) for _ in pyramid)
         self.pooled = nn.ModuleList(PixelWordAttention(narrow, word_width, norm="layer") for _ in pyramid)
-        self.mixer = nn.Sequential(
-            nn.Linear(len(pyramid) * narrow + channels, channels),
-            nn.LayerNorm(channels),
-            nn.Linear(channels, channels),
-            nn.GELU(),
-        )
+        mixed = len(pyramid) * narrow + channels
+        layers = nn.Linear(mixed, channels), nn.LayerNorm(channels), nn.Linear(channels, channels), nn.GELU()
+        self.mixer = nn.Sequential(*layers)
 
     def forward(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         size = pixels.shape[-2:]

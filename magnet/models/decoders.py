@@ -44,8 +44,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 def _two_convolutions(inputs: int, outputs: int, norm: str) -> nn.Sequential:
     layers = []
     for width in (inputs, outputs):
-        convolution = nn.Conv2d(width, outputs, kernel_size=3, padding=1, bias=False)
-        layers += [convolution, _norm(norm, outputs), nn.ReLU()]
+        layers += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), _norm(norm, outputs), nn.ReLU()]
     return nn.Sequential(*layers)
 
 

@@ -54,11 +54,8 @@ def _create(config: LanguageConfig, vocab_size: int) -> nn.Module:
     if config.pretrained is None:
         return AutoModel.from_config(AutoConfig.for_model(config.name, **{**options, "vocab_size": vocab_size}))
     encoder, report = _load_pretrained(config.pretrained, options)
-    problems = [f"{name} is missing" for name in report["missing_keys"] if not name.startswith("pooler.")]
-    problems += [f"{name} is {tuple(given)}, not {tuple(own)}" for name, given, own in report["mismatched_keys"]]
-    if problems:
-        raise ValueError(f"language.pretrained={config.pretrained!r} does not fit: {'; '.join(sorted(problems)[:5])}")
-    _check_fit(encoder.config, config, vocab_size)
+    if problems := _problems(encoder.config, report, config, vocab_size):
+        raise ValueError(f"language.pretrained={config.pretrained!r} does not fit: {'; '.join(problems[:5])}")
     return encoder
 
 
@@ -69,9 +66,8 @@ def _check_options(config: LanguageConfig) -> None:
     known = AutoConfig.for_model(config.name)
     unknown = [name for name in config.options if not hasattr(known, name)]
     if unknown:
-        raise ValueError(
-            f"language.options {unknown} are no settings of {config.name!r}, which has {sorted(vars(known))}"
-        )
+        settings = sorted(vars(known))
+        raise ValueError(f"language.options {unknown} are no settings of {config.name!r}, which has {settings}")
 
 
 def _load_pretrained(source: str, options: dict) -> tuple[nn.Module, dict]:
@@ -88,16 +84,16 @@ def _load_pretrained(source: str, options: dict) -> tuple[nn.Module, dict]:
         raise ValueError(f"language.pretrained={source!r} cannot be read: {error}") from error
 
 
-def _check_fit(found: PreTrainedConfig, config: LanguageConfig, vocab_size: int) -> None:
+def _problems(found: PreTrainedConfig, report: dict, config: LanguageConfig, vocab_size: int) -> list[str]:
+    """What keeps a loaded encoder from being the one that was asked for."""
+    problems = []
     if found.model_type != config.name:
-        raise ValueError(
-            f"language.pretrained={config.pretrained!r} holds a {found.model_type!r}, but language.name={config.name!r}"
-        )
+        problems.append(f"it holds a {found.model_type!r}, but language.name={config.name!r}")
     if found.vocab_size < vocab_size:
-        raise ValueError(
-            f"language.pretrained={config.pretrained!r} knows {found.vocab_size} word pieces, but "
-            f"language.vocabulary={config.vocabulary!r} has {vocab_size}; give the vocabulary it was trained with"
-        )
+        asked = f"language.vocabulary={config.vocabulary!r} has {vocab_size}; give the vocabulary it was trained with"
+        problems.append(f"it knows {found.vocab_size} word pieces, but {asked}")
+    problems += sorted(f"{name} is missing" for name in report["missing_keys"] if not name.startswith("pooler."))
+    return problems + [f"{name} is {tuple(a)}, not {tuple(b)}" for name, a, b in sorted(report["mismatched_keys"])]
 
 
 def _layer_list(encoder: nn.Module) -> nn.ModuleList:

@@ -9,7 +9,7 @@ from magnet.models.decoders import LAVTDecoder
 
 
 class LAVT(ReferringNetwork):
-    """Referring segmentation of images (B,3,H,W), ImageNet-normalised, of any size, by expressions of T tokens."""
+    """All words are read before the first stage; stage_features are the fused features, normalised."""
 
     def __init__(self, config: ModelConfig, vocab_size: int):
         super().__init__(config, vocab_size)
@@ -19,37 +19,18 @@ class LAVT(ReferringNetwork):
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels)
         self.decoder = LAVTDecoder(channels, config.decoder_norm, config.decoder_width)
 
-    def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
-        """Images (B,3,H,W), token ids and mask (B,T) -> stage_features, word_features (B,T,D), token_mask, image_size.
+    def _first_words(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        return self.language(token_ids, token_mask)
 
-        stage_features[i] (B,C_i,H_i,W_i) is what the decoder reads: the normalised fused features of stage i.
-        """
-        words = self.language(token_ids, token_mask)
-        x, maps = self.vision.stem(images), []
-        for index in range(self.vision.num_stages):
-            x, fused = self._checkpointed(self._stage, index, x, words, token_mask)
-            maps.append(fused)
-        return {
-            "stage_features": maps,
-            "word_features": words,
-            "token_mask": token_mask,
-            "image_size": tuple(images.shape[-2:]),
-        }
+    def _stage(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.vision.stage(index, x)
+        fused = self.fusions[index](x, words, token_mask)
+        normed = to_map(self.norms[index](to_tokens(fused)), fused.shape[-2:])
+        return self.gates[index](x, fused) if index < len(self.gates) else x, words, normed
 
     def decode(self, features: dict) -> dict:
         """What `encode` gave -> the same, with class_logits (B,2,H,W), mask_logits (B,H,W): above 0 is foreground,
         and mask_features (B,width,H/4,W/4), the decoder's last map before its classifier."""
         logits, mask_features = self.decoder(features["stage_features"], features["image_size"])
-        return {
-            **features,
-            "class_logits": logits,
-            "mask_logits": logits[:, 1] - logits[:, 0],
-            "aux_mask_logits": [],
-            "mask_features": mask_features,
-        }
-
-    def _stage(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.vision.stage(index, x)
-        fused = self.fusions[index](x, words, token_mask)
-        normed = to_map(self.norms[index](to_tokens(fused)), fused.shape[-2:])
-        return self.gates[index](x, fused) if index < len(self.gates) else x, normed
+        masks = {"class_logits": logits, "mask_logits": logits[:, 1] - logits[:, 0], "aux_mask_logits": []}
+        return {**features, **masks, "mask_features": mask_features}

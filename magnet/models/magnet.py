@@ -15,7 +15,7 @@ FUSIONS, TEXT_SIDES = ("pwam", "pwam_matched", "cam"), ("live", "released")
 
 
 class MagNet(ReferringNetwork):
-    """Referring segmentation of images (B,3,H,W), ImageNet-normalised, of any size, by expressions of T tokens.
+    """MagNet, and the studies' baseline.
 
     Stage i of the vision backbone and group i of the language layers run, then exchange what they had before the
     exchange. `config.fusion` says how: "cam" both ways at several scales; "pwam" LAVT's way, pixels read words;
@@ -39,33 +39,8 @@ class MagNet(ReferringNetwork):
             feedforward=config.decoder_feedforward,
         )  # fmt: skip
 
-    def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
-        """Images (B,3,H,W), token ids and mask (B,T) -> stage_features, word_features (B,T,D), token_mask, image_size.
-
-        stage_features[i] (B,C_i,H_i,W_i) is what the decoder reads; word_features left the last language layer.
-        """
-        x, words, maps = self.vision.stem(images), self.language.embed(token_ids), []
-        for index in range(self.vision.num_stages):
-            x, words, fused = self._checkpointed(self._stage, index, x, words, token_mask)
-            maps.append(fused)
-        return {
-            "stage_features": maps,
-            "word_features": words,
-            "token_mask": token_mask,
-            "image_size": tuple(images.shape[-2:]),
-        }
-
-    def decode(self, features: dict) -> dict:
-        """What `encode` gave -> the same, with mask_logits (B,H/4,W/4): above 0 is foreground, aux_mask_logits, the
-        predictions before the last one in order, and mask_features (B,width,H/4,W/4)."""
-        maps, mask_features = self.pixel_decoder(features["stage_features"])
-        *aux_mask_logits, mask_logits = self.query_decoder(maps[:-1], mask_features)
-        return {
-            **features,
-            "mask_logits": mask_logits,
-            "aux_mask_logits": aux_mask_logits,
-            "mask_features": mask_features,
-        }
+    def _first_words(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        return self.language.embed(token_ids)
 
     def _stage(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.vision.stage(index, x)
@@ -75,6 +50,14 @@ class MagNet(ReferringNetwork):
             return x, words, features
         changed = self.text_sides[index](words, x, token_mask) if self.text_sides else words
         return self.gates[index](x, fused), changed, features
+
+    def decode(self, features: dict) -> dict:
+        """What `encode` gave -> the same, with mask_logits (B,H/4,W/4): above 0 is foreground, aux_mask_logits, the
+        predictions before the last one in order, and mask_features (B,width,H/4,W/4)."""
+        maps, mask_features = self.pixel_decoder(features["stage_features"])
+        *aux_mask_logits, mask_logits = self.query_decoder(maps[:-1], mask_features)
+        masks = {"mask_logits": mask_logits, "aux_mask_logits": aux_mask_logits}
+        return {**features, **masks, "mask_features": mask_features}
 
 
 def _sides(config: ModelConfig, channels: list[int], words: int) -> tuple[nn.ModuleList, nn.ModuleList]:

@@ -27,9 +27,8 @@ class PixelDecoder(nn.Module):
             for c in reversed(channels)
         )
         self.scale_embedding = nn.Parameter(torch.randn(len(channels), width))
-        self.layers = nn.ModuleList(
-            DeformableLayer(width, num_heads, len(channels), num_points, feedforward) for _ in range(num_layers)
-        )
+        sizes = (width, num_heads, len(channels), num_points, feedforward)
+        self.layers = nn.ModuleList(DeformableLayer(*sizes) for _ in range(num_layers))
         self.mask_features = nn.Conv2d(width, width, kernel_size=1)
         self.sine = sine_position(width)
 
@@ -106,10 +105,7 @@ class DeformableAttention(nn.Module):
 
 def pixel_centres(sizes: Sizes, device: torch.device) -> Tensor:
     """(N,2): x and y of every pixel of every scale, from 0 to 1."""
-    grids = [
-        torch.cartesian_prod((torch.arange(h, device=device) + 0.5) / h, (torch.arange(w, device=device) + 0.5) / w)
-        for h, w in sizes
-    ]
+    grids = [torch.cartesian_prod(*((torch.arange(n, device=device) + 0.5) / n for n in size)) for size in sizes]
     return torch.cat(grids).flip(-1)
 
 
@@ -146,8 +142,7 @@ def read_scales(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) 
 def _pad_with_zeros(value: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
     """Values (B,N,heads,d) with a frame of zeros around every map, and the first row (scales,) of each map."""
     parts = value.float().split([height * width for height, width in sizes], dim=1)
-    framed = [
-        F.pad(part.unflatten(1, size), (0, 0, 0, 0, 1, 1, 1, 1)).flatten(1, 2) for part, size in zip(parts, sizes)
-    ]
+    parts = [part.unflatten(1, size) for part, size in zip(parts, sizes)]  # (B,H_i,W_i,heads,d)
+    framed = [F.pad(part, (0, 0, 0, 0, 1, 1, 1, 1)).flatten(1, 2) for part in parts]
     lengths = torch.tensor([0, *(part.shape[1] for part in framed[:-1])], device=value.device, dtype=torch.int32)
     return torch.cat(framed, dim=1), lengths.cumsum(0, dtype=torch.int32)

@@ -84,18 +84,17 @@ def _recognise(tensors: Tensors, label: str) -> Release:
 _OTHER_KINDS = {
     "vision.body.": "This is a checkpoint of this package: use magnet.load.",
     "layers.0.": "This looks like a bare vision backbone: name it in vision.pretrained.",
-    "embeddings.": "This looks like a bare language encoder: name its folder in language.pretrained.",
-    "bert.": "This looks like a bare language encoder: name its folder in language.pretrained.",
+    ("embeddings.", "bert."): "This looks like a bare language encoder: name its folder in language.pretrained.",
 }
 
 
 def _fill(model: nn.Module, tensors: Tensors, release: Release, label: str) -> None:
-    own = model.state_dict()
-    used = {name: t for name, t in tensors.items() if not any(re.search(p, name) for p in release.unused)}
-    named = {_rename(name, release.renames): tensor for name, tensor in used.items()}
-    named = {name: _without_kernel(tensor, own.get(name)) for name, tensor in named.items()}
-    problems = differences(own, named)
-    if problems:
+    own, named = model.state_dict(), {}
+    for name, tensor in tensors.items():
+        if not any(re.search(pattern, name) for pattern in release.unused):
+            ours = _rename(name, release.renames)
+            named[ours] = _without_kernel(tensor, own.get(ours))
+    if problems := differences(own, named):
         raise ValueError(
             f"{label}: not a whole {release.name} checkpoint, or one of another version; {len(problems)} tensors "
             f"differ from the {model.config.vision.options} it seems to be: {'; '.join(problems[:5])}. "
@@ -117,9 +116,8 @@ def _likely_reason(problems: list[str]) -> str:
 
 def _rename(name: str, renames: list[Rename]) -> str:
     for pattern, replacement in renames:
-        renamed, found = re.subn(f"^{pattern}", replacement, name)
-        if found:
-            return renamed
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name, count=1)
     return name
 
 
@@ -131,8 +129,7 @@ def _without_kernel(tensor: Tensor, own: Tensor | None) -> Tensor:
 
 def _swin_config(tensors: Tensors, prefix: str) -> VisionConfig:
     """Sizes of a Swin whose tensors start with `prefix`."""
-    num_stages = _count(tensors, rf"{prefix}layers\.(\d+)\.")
-    stages = range(num_stages)
+    stages = range(_count(tensors, rf"{prefix}layers\.(\d+)\."))
     tables = [tensors[f"{prefix}layers.{i}.blocks.0.attn.relative_position_bias_table"] for i in stages]
     patch = tensors[f"{prefix}patch_embed.proj.weight"]
     options = {
@@ -164,15 +161,6 @@ def _count(tensors: Tensors, pattern: str) -> int:
     return 1 + max((int(m[1]) for m in (re.match(pattern, name) for name in tensors) if m), default=-1)
 
 
-def _next_stage(match: re.Match) -> str:
-    return f"vision.body.layers_{int(match[1]) + 1}.downsample"  # timm merges patches where the next stage starts
-
-
-def _decoder_layer(match: re.Match) -> str:
-    convolution = 3 * (int(match[2]) - 1)  # [conv, norm, relu] twice
-    return f"decoder.fuse.{4 - int(match[3])}.{convolution + (match[1] == 'bn')}"
-
-
 _ATTENTION = {  # parts of one pixel-word attention, theirs and ours
     "vis_project.0": "pixel", "image_lang_att.f_query.0": "query", "image_lang_att.f_query.1": "query_norm",
     "image_lang_att.f_key.0": "key", "image_lang_att.f_value.0": "value", "image_lang_att.W.0": "out",
@@ -183,20 +171,26 @@ _DEFORMABLE = {  # parts of one layer of the pixel decoder
     "self_attn.value_proj": "attention.value", "self_attn.output_proj": "attention.out", "norm1": "attention_norm",
     "linear1": "feedforward.0", "linear2": "feedforward.2", "norm2": "feedforward_norm",
 }  # fmt: skip
+_GATE = {"0": "inner", "2": "outer"}
 _CROSS = {"multihead_attn": "cross_attention", "norm": "cross_norm"}  # parts of one layer of the query decoder
 _SELF = {"self_attn": "self_attention", "norm": "self_norm"}
 _FEEDFORWARD = {"linear1": "feedforward.0", "linear2": "feedforward.2", "norm": "feedforward_norm"}
+_QUERY_PARTS = {
+    "decoder_norm": "norm", "query_feat.weight": "query", "query_embed.weight": "query_position",
+    "level_embed.weight": "scale_embedding",
+}  # fmt: skip
 
 
-def _attention(theirs: str, ours: str) -> list[Rename]:
-    return [(theirs + re.escape(part), ours + own) for part, own in _ATTENTION.items()]
+def _parts(theirs: str, ours: str, parts: dict[str, str]) -> list[Rename]:
+    return [(theirs + re.escape(part), ours + own) for part, own in parts.items()]
 
 
 def _swin(prefix: str) -> list[Rename]:
     return [
         (prefix + r"patch_embed", "vision.body.patch_embed"),
         (prefix + r"layers\.(\d+)\.blocks", r"vision.body.layers_\1.blocks"),
-        (prefix + r"layers\.(\d+)\.downsample", _next_stage),
+        # timm merges patches where the next stage starts
+        (prefix + r"layers\.(\d+)\.downsample", lambda m: f"vision.body.layers_{int(m[1]) + 1}.downsample"),
     ]
 
 
@@ -208,11 +202,11 @@ LAVT = Release(
     ),
     renames=[
         *_swin(r"backbone\."),
-        *_attention(r"backbone\.layers\.(\d+)\.fusion\.", r"fusions.\1."),
-        (r"backbone\.layers\.(\d+)\.res_gate\.0", r"gates.\1.inner"),
-        (r"backbone\.layers\.(\d+)\.res_gate\.2", r"gates.\1.outer"),
+        *_parts(r"backbone\.layers\.(\d+)\.fusion\.", r"fusions.\1.", _ATTENTION),
+        *_parts(r"backbone\.layers\.(\d+)\.res_gate\.", r"gates.\1.", _GATE),
         (r"backbone\.norm(\d)", r"norms.\1"),
-        (r"classifier\.(conv|bn)([12])_([234])", _decoder_layer),
+        (r"classifier\.conv([12])_([234])", lambda m: f"decoder.fuse.{4 - int(m[2])}.{3 * int(m[1]) - 3}"),
+        (r"classifier\.bn([12])_([234])", lambda m: f"decoder.fuse.{4 - int(m[2])}.{3 * int(m[1]) - 2}"),
         (r"classifier\.conv1_1", "decoder.classifier"),
         (r"text_encoder\.", "language.encoder."),
     ],
@@ -226,28 +220,24 @@ LAVT = Release(
 
 _STAGE = r"image_model\.layers\.(\d+)\."
 _WORDS = r"language_model\."
-_PIXELS = "classifier.pixel_decoder."
-_PIXEL_LAYERS = _PIXELS + "transformer.encoder.layers."
-_QUERY = "classifier.predictor."
+_PIXELS = r"classifier\.pixel_decoder\."
+_PIXEL_LAYERS = _PIXELS + r"transformer\.encoder\.layers\.(\d+)\."
+_QUERY = r"classifier\.predictor\."
+_QUERY_LAYERS = _QUERY + r"transformer_%s_layers\.(\d+)\."
 
 
 def _magnet_config(tensors: Tensors) -> ModelConfig:
+    pixels, query = "classifier.pixel_decoder.", "classifier.predictor."
     return ModelConfig(
-        method="magnet",
-        fusion="cam",
-        text_side="released",
+        method="magnet", fusion="cam", text_side="released",
         vision=_swin_config(tensors, "image_model."),
         language=_bert_config(tensors, "language_model."),
-        decoder_width=tensors[_PIXELS + "mask_features.weight"].shape[0],
-        pixel_decoder_layers=_count(tensors, re.escape(_PIXEL_LAYERS) + r"(\d+)\."),
-        pixel_decoder_feedforward=tensors[_PIXEL_LAYERS + "0.linear1.weight"].shape[0],
-        decoder_layers=_count(tensors, re.escape(_QUERY) + r"transformer_ffn_layers\.(\d+)\."),
-        decoder_feedforward=tensors[_QUERY + "transformer_ffn_layers.0.linear1.weight"].shape[0],
-    )
-
-
-def _layers(theirs: str, ours: str, parts: dict[str, str]) -> list[Rename]:
-    return [(re.escape(theirs) + r"(\d+)\." + re.escape(part), rf"{ours}.\1.{own}") for part, own in parts.items()]
+        decoder_width=tensors[pixels + "mask_features.weight"].shape[0],
+        pixel_decoder_layers=_count(tensors, _PIXEL_LAYERS),
+        pixel_decoder_feedforward=tensors[pixels + "transformer.encoder.layers.0.linear1.weight"].shape[0],
+        decoder_layers=_count(tensors, _QUERY_LAYERS % "ffn"),
+        decoder_feedforward=tensors[query + "transformer_ffn_layers.0.linear1.weight"].shape[0],
+    )  # fmt: skip
 
 
 MAGNET = Release(
@@ -256,29 +246,24 @@ MAGNET = Release(
     configure=_magnet_config,
     renames=[
         *_swin(r"image_model\."),
-        *_attention(_STAGE + r"fusion\.", r"image_sides.\1.full."),
-        *_attention(_STAGE + r"fusions\.(\d+)\.", r"image_sides.\1.pooled.\2."),
+        *_parts(_STAGE + r"fusion\.", r"image_sides.\1.full.", _ATTENTION),
+        *_parts(_STAGE + r"fusions\.(\d+)\.", r"image_sides.\1.pooled.\2.", _ATTENTION),
         (_STAGE + r"pyramids\.(\d+)\.(\d+)", lambda m: f"image_sides.{m[1]}.reduce.{m[2]}.{int(m[3]) - 1}"),
         (_STAGE + r"mixer", r"image_sides.\1.mixer"),
-        (_STAGE + r"res_gate\.0", r"gates.\1.inner"),
-        (_STAGE + r"res_gate\.2", r"gates.\1.outer"),
+        *_parts(_STAGE + r"res_gate\.", r"gates.\1.", _GATE),
         (_WORDS + r"pwams\.(\d+)\.vis_project\.0", r"text_sides.\1.word"),
-        *_attention(_WORDS + r"pwams\.(\d+)\.", r"text_sides.\1."),
-        (_WORDS + r"res_gates\.(\d+)\.0", r"text_sides.\1.gate.inner"),
-        (_WORDS + r"res_gates\.(\d+)\.2", r"text_sides.\1.gate.outer"),
+        *_parts(_WORDS + r"pwams\.(\d+)\.", r"text_sides.\1.", _ATTENTION),
+        *_parts(_WORDS + r"res_gates\.(\d+)\.", r"text_sides.\1.gate.", _GATE),
         (_WORDS, "language.encoder."),
-        *_layers(_PIXEL_LAYERS, "pixel_decoder.layers", _DEFORMABLE),
-        (re.escape(_PIXELS + "input_proj"), "pixel_decoder.project"),
-        (re.escape(_PIXELS + "transformer.level_embed"), "pixel_decoder.scale_embedding"),
-        (re.escape(_PIXELS), "pixel_decoder."),
-        *_layers(_QUERY + "transformer_cross_attention_layers.", "query_decoder.layers", _CROSS),
-        *_layers(_QUERY + "transformer_self_attention_layers.", "query_decoder.layers", _SELF),
-        *_layers(_QUERY + "transformer_ffn_layers.", "query_decoder.layers", _FEEDFORWARD),
-        (re.escape(_QUERY + "decoder_norm"), "query_decoder.norm"),
-        (re.escape(_QUERY + "query_feat.weight"), "query_decoder.query"),
-        (re.escape(_QUERY + "query_embed.weight"), "query_decoder.query_position"),
-        (re.escape(_QUERY + "level_embed.weight"), "query_decoder.scale_embedding"),
-        (re.escape(_QUERY + "mask_embed.layers.") + r"(\d)", lambda m: f"query_decoder.mask_embedding.{2 * int(m[1])}"),
+        *_parts(_PIXEL_LAYERS, r"pixel_decoder.layers.\1.", _DEFORMABLE),
+        (_PIXELS + r"input_proj", "pixel_decoder.project"),
+        (_PIXELS + r"transformer\.level_embed", "pixel_decoder.scale_embedding"),
+        (_PIXELS, "pixel_decoder."),
+        *_parts(_QUERY_LAYERS % "cross_attention", r"query_decoder.layers.\1.", _CROSS),
+        *_parts(_QUERY_LAYERS % "self_attention", r"query_decoder.layers.\1.", _SELF),
+        *_parts(_QUERY_LAYERS % "ffn", r"query_decoder.layers.\1.", _FEEDFORWARD),
+        (_QUERY + r"mask_embed\.layers\.(\d)", lambda m: f"query_decoder.mask_embedding.{2 * int(m[1])}"),
+        *_parts(_QUERY, "query_decoder.", _QUERY_PARTS),
     ],
     unused=[
         r"\.relative_position_index$",  # follows from the window size

@@ -13,7 +13,7 @@ import timm
 import torch
 from huggingface_hub import hf_hub_download
 from timm.models import FeatureListNet, load_state_dict, model_entrypoint
-from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
+from timm.models.swin_transformer import SwinTransformerBlock, window_partition
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,22 +40,19 @@ class VisionBackbone(nn.Module):
             raise ValueError(f"vision.name={config.name!r} has no chain of stages; take a staged network such as Swin")
         if config.pretrained:
             _load_pretrained(self.body, config)
-        if pad_then_roll:
-            _pad_before_rolling(self.body)
+        for block in self.body.modules():
+            if pad_then_roll and type(block) is SwinTransformerBlock:
+                block.__class__ = _PadThenRollBlock  # same weights and settings, another order of steps
         self.channels: list[int] = self.body.feature_info.channels()
         self.strides: list[int] = self.body.feature_info.reduction()
+        self.num_stages = len(self.channels)
         self._channels_last = self.body.output_fmt == "NHWC"
         self._steps = _split_into_steps(self.body)
 
-    @property
-    def num_stages(self) -> int:
-        return len(self.channels)
-
     def stem(self, images: Tensor) -> Tensor:
         """Images (B,3,H,W), zero-padded at the bottom and right to whole patches -> map (B,C,H',W') for stage 0."""
-        height, width = images.shape[-2:]
-        patch = self.strides[0]
-        return self._run(0, F.pad(images, (0, -width % patch, 0, -height % patch)), image=True)
+        (height, width), patch = images.shape[-2:], self.strides[0]
+        return self._run(0, F.pad(images, (0, -width % patch, 0, -height % patch)))
 
     def stage(self, index: int, x: Tensor) -> Tensor:
         """Map (B,C,H,W) that left stage `index - 1` (or the stem) -> map (B,C_i,H_i,W_i) of stage `index`, from 0."""
@@ -69,8 +66,8 @@ class VisionBackbone(nn.Module):
             maps.append(x)
         return maps
 
-    def _run(self, step: int, x: Tensor, image: bool = False) -> Tensor:
-        if self._channels_last and not image:
+    def _run(self, step: int, x: Tensor) -> Tensor:
+        if self._channels_last and step:  # an image is NCHW for every network
             x = x.permute(0, 2, 3, 1)
         for name in self._steps[step]:
             x = self.body[name](x)
@@ -80,10 +77,9 @@ class VisionBackbone(nn.Module):
 def _create(config: VisionConfig, *, staged: bool) -> nn.Module:
     """timm's network, as a chain of stages or whole, without a classifier."""
     options = {"drop_path_rate": config.drop_path, **_ANY_IMAGE_SIZE.get(_family(config), {}), **config.options}
-    if staged:
-        return timm.create_model(config.name, features_only=True, **options)
-    options.pop("out_indices", None)  # which maps are stages: nothing a whole network knows
-    return timm.create_model(config.name, num_classes=0, **options)
+    if not staged:
+        options.pop("out_indices", None)  # which maps are stages: nothing a whole network knows
+    return timm.create_model(config.name, **options, **({"features_only": True} if staged else {"num_classes": 0}))
 
 
 def _family(config: VisionConfig) -> str:
@@ -106,37 +102,22 @@ class _PadThenRollBlock(SwinTransformerBlock):
     """timm's Swin block in the order of the released networks: pad, roll, attend, roll back, crop."""
 
     def _attn(self, x: Tensor) -> Tensor:  # (B,H,W,C)
-        _, height, width, channels = x.shape
+        height, width = x.shape[1:3]
         rows, columns = self.window_size
-        x = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
-        padded_height, padded_width = x.shape[1:3]
-        shift, mask = self.shift_size, None
-        if any(shift):
-            x = torch.roll(x, shifts=(-shift[0], -shift[1]), dims=(1, 2))
-            mask = shifted_window_mask(padded_height, padded_width, self.window_size, shift, x.device)
-        windows = window_partition(x, self.window_size).view(-1, rows * columns, channels)
-        windows = self.attn(windows, mask=mask).view(-1, rows, columns, channels)
-        x = window_reverse(windows, self.window_size, padded_height, padded_width)
-        if any(shift):
-            x = torch.roll(x, shifts=shift, dims=(1, 2))
-        return x[:, :height, :width, :]
+        padded = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))  # nothing is left to pad after rolling
+        return super()._attn(padded)[:, :height, :width]
 
-
-def _pad_before_rolling(body: nn.Module) -> None:
-    for block in body.modules():
-        if type(block) is SwinTransformerBlock:
-            block.__class__ = _PadThenRollBlock  # same weights and settings, another order of steps
+    def get_attn_mask(self, x: Tensor) -> Tensor | None:
+        window, shift = self.window_size, self.shift_size
+        return shifted_window_mask(*x.shape[1:3], window, shift, x.device) if any(shift) else None
 
 
 @lru_cache(maxsize=64)
-def shifted_window_mask(
-    height: int, width: int, window: tuple[int, int], shift: tuple[int, int], device: torch.device
-) -> Tensor:
+def shifted_window_mask(height: int, width: int, window: tuple, shift: tuple, device: torch.device) -> Tensor:
     """(num_windows, window area, window area) float32: -100 between positions that rolling made neighbours, else 0."""
     with torch.inference_mode(False):  # the cached tensor must serve training, too
         rows, columns = (_region(size, w, s, device) for size, w, s in zip((height, width), window, shift))
-        regions = (3 * rows[:, None] + columns[None, :])[None, :, :, None]
-        regions = window_partition(regions, window).flatten(1)  # (num_windows, window area)
+        regions = window_partition((3 * rows[:, None] + columns)[None, :, :, None], window).flatten(1)
         return -100.0 * (regions[:, None, :] != regions[:, :, None]).float()
 
 
@@ -150,13 +131,20 @@ def _load_pretrained(body: FeatureListNet, config: VisionConfig) -> None:
     """Fill every tensor of the stages; the file may hold a classifier and final norm besides, nothing else."""
     with torch.device("meta"):  # timm's translation needs the whole network, but only its shapes
         whole = _create(config, staged=False)
-    own = body.state_dict()
-    given = {_flat_name(name, own): tensor for name, tensor in _timm_form(_read_weights(config), whole, config).items()}
-    behind = {name for name in whole.state_dict() if _flat_name(name, own) not in own}  # final norm
-    given = {name: t for name, t in given.items() if name not in behind and not _is_classifier(name, whole)}
-    problems = differences(own, given)
-    if problems:
-        raise _unfit(config, "; ".join(problems[:5]))
+    own, given = body.state_dict(), _read_weights(config.pretrained)
+    # other people's names are translated to timm's, tables of other windows resized
+    translate = getattr(sys.modules[_family(config)], "checkpoint_filter_fn", lambda state, _: state)
+    try:
+        given = {_flat_name(name, own): tensor for name, tensor in translate(given, whole).items()}
+        behind = {name for name in whole.state_dict() if _flat_name(name, own) not in own}  # final norm
+        given = {name: t for name, t in given.items() if name not in behind and not _is_classifier(name, whole)}
+        if problems := differences(own, given):
+            raise ValueError("; ".join(problems[:5]))
+    except (AttributeError, KeyError, RuntimeError, ValueError) as error:  # tensors of a network that is not ours
+        raise ValueError(
+            f"vision.pretrained={config.pretrained!r} does not fit vision.name={config.name!r} with {config.options}: "
+            f"{error}. Name the network it was made for, or change vision.options"
+        ) from error
     body.load_state_dict(given)
 
 
@@ -173,22 +161,6 @@ def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[
     return problems
 
 
-def _timm_form(state: dict[str, Tensor], whole: nn.Module, config: VisionConfig) -> dict[str, Tensor]:
-    """Names and sizes as timm has them: other people's names are translated, tables of other windows resized."""
-    rename = getattr(sys.modules[_family(config)], "checkpoint_filter_fn", None)
-    try:
-        return rename(state, whole) if rename else state
-    except (AttributeError, KeyError, RuntimeError) as error:  # tensors of a network that is not ours
-        raise _unfit(config, str(error)) from error
-
-
-def _unfit(config: VisionConfig, problems: str) -> ValueError:
-    return ValueError(
-        f"vision.pretrained={config.pretrained!r} does not fit vision.name={config.name!r} with {config.options}: "
-        f"{problems}. Name the network it was made for, or change vision.options"
-    )
-
-
 def _flat_name(name: str, own: dict) -> str:
     """timm's stepped network calls `layers.0.blocks` `layers_0.blocks`."""
     flat = name.replace(".", "_", 1)
@@ -197,20 +169,20 @@ def _flat_name(name: str, own: dict) -> str:
 
 def _is_classifier(name: str, whole: nn.Module) -> bool:
     heads = whole.pretrained_cfg.get("classifier") or ()
-    heads = (heads,) if isinstance(heads, str) else heads
-    return name.startswith((*(f"{head}." for head in heads), "head.", "classifier."))
+    heads = [heads] if isinstance(heads, str) else heads
+    return any(name.startswith(f"{head}.") for head in (*heads, "head", "classifier"))
 
 
-def _read_weights(config: VisionConfig) -> dict[str, Tensor]:
+def _read_weights(source: str) -> dict[str, Tensor]:
     """Tensors of a local file, of a folder holding model.safetensors or pytorch_model.bin, or of a hub repository."""
-    path = Path(config.pretrained).expanduser()
+    path = Path(source).expanduser()
     path = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), path)
     if not path.is_file():
-        path = _download(config.pretrained)
+        path = _download(source)
     try:
         return load_state_dict(str(path), use_ema=False)  # reads safetensors, or a pickle of nothing but tensors
     except Exception as error:  # a broken file raises what its format's library likes
-        raise ValueError(f"vision.pretrained={config.pretrained!r}: cannot read {path}: {error}") from error
+        raise ValueError(f"vision.pretrained={source!r}: cannot read {path}: {error}") from error
 
 
 def _download(name: str) -> Path:

@@ -161,7 +161,7 @@ def test_other_tokenizers_keep_their_own_specials(tmp_path, kind):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "~/no-such-vocabulary", "vocab.txt"])
 def test_a_missing_path_is_not_looked_for_on_the_hub(name, monkeypatch):
-    monkeypatch.setattr("magnet.data.text._from_hub", lambda name: pytest.fail("asked the hub"))
+    monkeypatch.setattr("magnet.data.text._from_library", lambda name, is_folder: pytest.fail("asked the hub"))
     with pytest.raises(FileNotFoundError, match="does not exist; where there is a network, `hf download"):
         load_tokenizer(name)
 
