@@ -23,6 +23,7 @@ class Objective(nn.Module):
         super().__init__()
         self.losses, self.weights = config.losses, dict(config.losses)
         self.model = build_model(config.model)  # first: its random weights do not depend on the parts below
+        self.model.to(memory_format=torch.channels_last)  # the layout convolutions are quickest in
         self.grounding = self.alignment = None
         if config.grounding:
             tokenizer = load_tokenizer(config.model.language.vocabulary)

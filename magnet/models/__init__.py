@@ -1,6 +1,5 @@
 """The networks, and `build_model`, which makes one from its configuration."""
 
-import torch
 from torch import nn
 
 from magnet.config import LanguageConfig, ModelConfig
@@ -17,8 +16,7 @@ def build_model(config: ModelConfig, vocab_size: int | None = None) -> nn.Module
     """
     if config.method not in METHODS:
         raise ValueError(f"method={config.method!r} is not one of {', '.join(METHODS)}")
-    model = METHODS[config.method](config, vocab_size or _vocab_size(config.language))
-    return model.to(memory_format=torch.channels_last)  # the layout convolutions are quickest in, on every device
+    return METHODS[config.method](config, vocab_size or _vocab_size(config.language))
 
 
 def _vocab_size(language: LanguageConfig) -> int:

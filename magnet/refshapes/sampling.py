@@ -34,12 +34,11 @@ def sample(
     splits are drawn again until they allow the two expressions that the split's rules ask for. Raises ValueError for an
     unknown split or a number outside 32 bits.
     """
-    rules = RULES[split]
-    if kinds is not None:
-        rules = rules._replace(kinds={kind: rules.kinds[kind] for kind in kinds})
-    num = num_expressions or rules.num
     for attempt in count():
-        scene = draw_scene(seed, index, split, attempt)
+        scene, rules = draw_scene(seed, index, split, attempt), RULES[split]
+        if kinds is not None:
+            rules = rules._replace(kinds={kind: rules.kinds[kind] for kind in kinds})
+        num = num_expressions or rules.num
         found = expressions(scene, rules, stream(scene.key, "words"), index, num)
         if len(found) == num or (found and split == "train"):
             return Sample(scene, *render(scene, image_size), found)
