@@ -130,6 +130,7 @@ def evaluate(
     own = runs.find(source).config.data
     data = dataclasses.replace(own, root=str(root) if root else own.root, name=name or own.name,
                                split_by=split_by or own.split_by)  # fmt: skip
+    print(f"{runs.find(source).name} on {data.name} {split}, protocol {protocol}")
     table = magnet.evaluate(source, data=data, split=split, protocol=protocol, batch_size=batch_size)
     _print_summary(table, by)
 
@@ -213,8 +214,14 @@ def main() -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("MAGNET_DEBUG"):
             raise
-        print(f"magnet: {error}", file=sys.stderr)
+        print(f"magnet: {_in_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _in_one_line(error: Exception) -> str:
+    """What went wrong in a loader's worker arrives with its traceback in the text; the last line says it."""
+    text = str(error)
+    return text.strip().splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
 
 
 def _dispatch(arguments: list[str]) -> None:

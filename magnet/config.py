@@ -33,7 +33,7 @@ class LanguageConfig:
 class ModelConfig:
     """One referring segmentation network."""
 
-    method: Literal["lavt", "magnet", "coupalign"] = "lavt"
+    method: Literal["lavt", "magnet"] = "lavt"
     vision: VisionConfig = VisionConfig()
     language: LanguageConfig = LanguageConfig()
     decoder_norm: Literal["batch", "group"] = "batch"  # LAVT's decoder; "group" does not depend on the batch
@@ -81,13 +81,15 @@ class OptimConfig:
     schedule: Literal["polynomial", "cosine"] = "polynomial"
     warmup_steps: int = 0
     batch_size: int = 32  # images per optimiser step, over all processes and accumulation
-    micro_batch: int | None = field(default=None, metadata=UNHASHED)  # images per forward pass; None: all at once
+    micro_batch: int | None = field(
+        default=None, metadata=UNHASHED
+    )  # images per forward pass; None: all. BatchNorm sees it
     num_epochs: float = 40.0
     num_steps: int | None = None  # overrides num_epochs
     clip_norm: float | None = None
     frozen: tuple[str, ...] = ()  # regular expressions of parameter names that are not optimised
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # "auto": bfloat16 where the hardware has it
-    val_every: int | None = None  # steps between validations; None: once per epoch
+    val_every: int | None = None  # steps between validations; None: num_epochs times, evenly spread
     val_expressions: int | None = None  # validate on this many, evenly spread; None: all
 
 

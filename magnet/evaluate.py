@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from magnet import runs
 from magnet.config import Config, DataConfig
-from magnet.data import add_token_tags, collate, load_tokenizer, read_refer, select_split, squash_mask
+from magnet.data import add_token_tags, collate, data_root, load_tokenizer, read_refer, select_split, squash_mask
 from magnet.data.dataset import ExpressionDataset
 from magnet.data.masks import checked_rle
 from magnet.metrics import Protocol, find_protocol, intersection_union, rle_decode, rle_encode
@@ -130,6 +130,8 @@ def results_path(run: runs.Run, data: DataConfig, split: str, protocol: str) -> 
     <dataset> is the name, with the split_by behind it where the run was trained under another one.
     """
     own = run.config.data
+    if data.name == own.name and data_root(data.root).resolve() != data_root(own.root).resolve():
+        return None  # other pictures under the same name
     elsewhere = {key: getattr(data, key) for key in ("root", "name", "split_by", "num_workers")}
     if replace(own, **elsewhere) != data:
         return None  # a table made blind to the text, say, must not replace the real one

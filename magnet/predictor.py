@@ -94,12 +94,15 @@ def _open(image: Image.Image | np.ndarray | str | Path) -> Image.Image:
         return image
     try:
         if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or not image.size:
+                raise TypeError("its values are no bytes, or it has none")
             return Image.fromarray(image)
         with Image.open(image) as picture:
             picture.load()
             return picture
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, TypeError, AttributeError, Image.DecompressionBombError) as error:
         name = f"an array {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else image
+        name = name if isinstance(name, str | Path) else f"a {type(image).__name__}"
         raise ValueError(f"{name} is no picture ({error}); give an RGB file, a PIL image or a uint8 array") from error

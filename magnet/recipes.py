@@ -13,7 +13,7 @@ def recipe(name: str, seed: int = 0) -> Config:
 
 
 def lavt_tiny() -> Config:
-    """LAVT for a laptop: 96 px RefShapes, a fresh scene at every step.
+    """LAVT for a laptop: 96 px RefShapes, scenes without end, plain attributes first.
 
     magnet train lavt_tiny
     """

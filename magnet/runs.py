@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import dacite
+from safetensors import SafetensorError
 
 import magnet
 from magnet.config import Config
@@ -39,9 +40,11 @@ def atomic_write(path: Path | str, write: Callable[[Path], Any]) -> Path:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        why = f"could not write {path}: {error.strerror or error}; what was there is kept"
-        raise OSError(error.errno, why) from error
+    except (OSError, SafetensorError) as error:  # the latter is what a full disk looks like from safetensors
+        why = getattr(error, "strerror", None) or str(error)
+        raise OSError(
+            getattr(error, "errno", None), f"could not write {path}: {why}; what was there is kept"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -59,7 +62,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def config_to_dict(config: Any) -> dict:
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))  # paths
 
 
 def config_from_dict(values: dict, kind: type = Config) -> Any:
@@ -151,7 +154,6 @@ class Run:
 
 def read_tensors(path: Path | str) -> dict:
     """The tensors of a safetensors file; a truncated file raises ValueError naming it."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -185,6 +187,7 @@ def open_run(config: Config, start: str | None = None) -> Run:
     Args: start: a fingerprint of the weights training starts from, part of the hash.
     Raises ValueError where the folder holds another configuration or comes from a newer version.
     """
+    config = config_from_dict(config_to_dict(config))  # as it will be read again: 1 for a float is 1.0
     folder = ROOT / f"{config.recipe}-{config_hash(config, start)}"
     if (folder / "config.json").exists():
         found = read_run(folder).config
@@ -212,16 +215,17 @@ def read_run(folder: Path | str) -> Run:
 
 
 def find(source: "str | Path | Run") -> Run:
-    """A run by its folder, by a file inside it, by its name under results/runs, or by a recipe's newest run."""
+    """A run by its folder, by its weights, by its name under results/runs, or by a recipe: its newest."""
     if isinstance(source, Run):
         return source
     path = Path(source)
-    for folder in (path, path.parent, ROOT / path.name):
+    for folder in (path, *([path.parent] if path.suffix else []), ROOT / path.name):
         if (folder / "config.json").exists():
             return read_run(folder)
-    newest = sorted(ROOT.glob(f"{source}-*/config.json"), key=lambda p: p.stat().st_mtime)
-    if newest:
-        return read_run(newest[-1].parent)
+    for made in ("model.safetensors", "config.json"):  # the newest with weights, else the newest at all
+        newest = sorted(ROOT.glob(f"{source}-*/{made}"), key=lambda p: p.stat().st_mtime)
+        if newest:
+            return read_run(newest[-1].parent)
     raise FileNotFoundError(f"no run {str(source)!r}. {_known_runs()}")
 
 

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from magnet import data, losses, runs
-from magnet.config import Config, OptimConfig
+from magnet.config import Config, DataConfig, OptimConfig
 from magnet.data.sampler import StepSampler
 from magnet.evaluate import evaluate, ignore_interrupts, progress_bar
 from magnet.models.released import load_released
@@ -43,7 +43,7 @@ def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: b
     Raises FloatingPointError where a loss is not finite, KeyboardInterrupt on Ctrl-C or SIGTERM once all is saved.
     """
     start, fingerprint = _initial_weights(init)
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision="no")
     with accelerator.main_process_first():
         run = runs.open_run(config, fingerprint)
     if not run.is_finished:
@@ -87,12 +87,31 @@ def learning_rate(optim: OptimConfig, step: int, num_steps: int) -> float:
     return optim.lr * (1 - done) ** 0.9
 
 
+def _check_settings(config: Config) -> None:
+    optim = config.optim
+    least = {"optim.batch_size": optim.batch_size, "optim.num_steps": 1 if optim.num_steps is None else optim.num_steps}
+    least |= {"log_every": config.log_every, "checkpoint_every": config.checkpoint_every}
+    for name, value in (least | {"data.image_size": config.data.image_size}).items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: at least 1 is needed")
+
+
+def _check_validation_split(settings: DataConfig) -> None:
+    """Before the first step, since fresh scenes need no file until the first validation."""
+    table = data.read_refer(settings.root, settings.name, settings.split_by, settings.polygon_overlap)
+    data.select_split(table, settings.val_split)
+
+
 def build_optimizer(objective: torch.nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW, without decay for norms, biases and position tables; parameters matching `optim.frozen` stay fixed.
 
     `optim.frozen` names the network's parameters as the network does, those of training-only parts with the part first.
     """
     decayed, plain = [], []
+    names = [name.removeprefix("model.") for name, _ in objective.named_parameters()]
+    for pattern in optim.frozen:
+        if not any(re.search(pattern, name) for name in names):
+            raise ValueError(f"optim.frozen={pattern!r} matches no parameter; the first are {', '.join(names[:3])}")
     for name, parameter in objective.named_parameters():
         if any(re.search(pattern, name.removeprefix("model.")) for pattern in optim.frozen):
             parameter.requires_grad_(False)
@@ -127,6 +146,10 @@ class Trainer:
     def __init__(self, run: runs.Run, accelerator: Accelerator, start: dict | None):
         self.run, self.accelerator = run, accelerator
         config = self.config = run.config
+        _check_settings(config)
+        if accelerator.is_main_process:
+            for stale in run.folder.rglob(".*.tmp"):  # of a process killed while it saved
+                stale.unlink()
         torch.manual_seed(config.seed)
         objective = Objective(config)
         self.model, self.weights = objective.model, objective.weights
@@ -134,6 +157,7 @@ class Trainer:
             runs.fill(self.model, start, "init")
         optimizer = build_optimizer(objective, config.optim)
         self.dataset = data.training_set(config.data, config.model.language.vocabulary, config.seed)
+        _check_validation_split(config.data)
         self.num_steps = self._count_steps()
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.precision = choose_precision(config.optim, accelerator.device)
@@ -161,8 +185,11 @@ class Trainer:
                 self._train_step([next(batches) for _ in range(sampler.num_micro)])
                 bar.update()
                 self._after_step(bar)
-                if stop:
+                if self._must_stop(stop):
                     self._interrupt()
+        if not self.run.weights.exists():  # deleted since, or no validation scored above zero
+            self.best = -1.0
+            self._validate()
         self._finish()
 
     def _sampler(self) -> StepSampler:
@@ -208,7 +235,9 @@ class Trainer:
 
     def _refuse(self, batch: dict, terms: dict) -> None:
         """Save the batch that gave a loss which is not finite, and stop."""
-        path = _save_tensors(self.run.folder / f"bad_batch_step{self.step}.safetensors", batch)
+        if self.unwritten and self.accelerator.num_processes == 1:  # else the others would have to join in
+            self._write_log()
+        path = _save_tensors(self.run.folder / f"bad_batch_step{self.step + 1}.safetensors", batch)
         parameters = self.accelerator.unwrap_model(self.objective).named_parameters()
         named = next((name for name, p in parameters if not p.isfinite().all()), None)
         why = f"weights are not finite, first {named}" if named else "weights are finite"
@@ -216,7 +245,7 @@ class Trainer:
             why = "the images hold NaN or infinite values"
         bad = ", ".join(f"{name} = {value.item()}" for name, value in terms.items())
         raise FloatingPointError(
-            f"loss not finite at step {self.step}: {bad}; {why}. The batch is in {path} (expressions "
+            f"loss not finite at step {self.step + 1}: {bad}; {why}. The batch is in {path} (expressions "
             f"{batch['sent_ids'].tolist()[:5]}...). Try a lower --optim.lr, --optim.clip-norm 1, "
             "--optim.precision float32"
         )
@@ -277,9 +306,14 @@ class Trainer:
                 _save_tensors(self.run.weights, self.model.state_dict())
         self.accelerator.wait_for_everyone()
 
+    def _must_stop(self, stop: list[int]) -> bool:
+        """Whether any process was told to stop; several ask each other only when they log, as it makes them wait."""
+        if self.accelerator.num_processes == 1 or self.step % self.config.log_every:
+            return bool(stop) and self.accelerator.num_processes == 1
+        told = torch.tensor(float(bool(stop)), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(told, "sum") > 0)
+
     def _interrupt(self) -> None:
-        if self.unwritten:
-            self._write_log()
         self._save()
         raise KeyboardInterrupt(
             f"stopped at step {self.step} of {self.num_steps}; all is saved in {self.run.folder}. "
@@ -295,9 +329,16 @@ class Trainer:
 
     def _save(self) -> None:
         """Everything needed to go on, as one safetensors file that replaces the previous one in one step."""
+        if self.unwritten:
+            self._write_log()  # or the steps before this one would be missing from the log of a killed run
         if not self.accelerator.is_main_process:
             return
         tensors = dict(self.accelerator.unwrap_model(self.objective).state_dict())
+        if broken := [name for name, value in tensors.items() if not value.isfinite().all()]:
+            raise FloatingPointError(
+                f"weights not finite after step {self.step}, first {broken[0]}; the last checkpoint is kept. "
+                "Try a lower --optim.lr, --optim.clip-norm 1, --optim.precision float32"
+            )
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         position = {"step": str(self.step), "best": repr(self.best), "version": str(runs.VERSION)}

@@ -1,5 +1,7 @@
 """Masks of COCO annotations: polygons and both forms of run lengths, as compressed run lengths (RLE)."""
 
+from operator import index
+
 import numpy as np
 from pycocotools import mask as coco
 
@@ -36,7 +38,10 @@ def checked_rle(rle: dict, height: int, width: int) -> dict:
     if isinstance(counts, str | bytes):
         rle_decode(counts, height, width)  # raises for damaged counts
         return {"size": size, "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
-    counts = [int(run) for run in counts]
+    try:
+        counts = [index(run) for run in counts]
+    except TypeError as error:
+        raise ValueError(f"counts are no list of whole numbers: {str(counts)[:80]}") from error
     if sum(counts) != height * width or min(counts) < 0:
         raise ValueError(f"its runs sum to {sum(counts)} pixels, not to {height} × {width}, or one is below 0")
     return coco.frPyObjects({"size": size, "counts": counts}, height, width)

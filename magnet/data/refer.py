@@ -27,6 +27,7 @@ FORMAT = 1  # of the cached table: raise it when a column or its meaning changes
 NUM_SHOWN = 5  # problems spelled out in an error
 COLUMNS = ("sent_id", "ref_id", "ann_id", "image_id", "category_id", "category", "split", "text", "file",
            "height", "width", "rle", "area", "num_same_category")  # fmt: skip
+RESULTS = ("I", "U", "iou", "num_words")  # what later columns are called
 SENTENCE_FIELDS = {"sent_id", "raw", "sent", "tokens"}  # anything else a sentence carries becomes a column
 
 
@@ -233,7 +234,7 @@ class _Join:
         text = _string(sentence, "raw" if "raw" in sentence else "sent")
         if not text.strip():
             raise ValueError(f"the expression is empty: {text!r}")
-        if taken := sentence.keys() & set(COLUMNS) - {"sent_id"}:
+        if taken := sentence.keys() & {*COLUMNS, *RESULTS} - {"sent_id"}:
             raise ValueError(f"the names {', '.join(sorted(taken))} are the table's own; rename these fields")
         extra = {key: _plain(value) for key, value in sentence.items() if key not in SENTENCE_FIELDS}
         return ids | {"text": text} | extra

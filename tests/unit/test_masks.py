@@ -151,3 +151,9 @@ def test_real_masks_against_a_point_in_polygon_test(real):
         inside = sum(outline.contains_points(np.c_[x.ravel(), y.ravel()]) for outline in outlines) == 1
         mask = rle_decode(row.rle, row.height, row.width)
         assert (inside.reshape(mask.shape) != mask).sum() < 0.03 * row.area
+
+
+@pytest.mark.parametrize("counts", [[5.5, 10.5, 9200], [None], None, 3])
+def test_runs_that_are_no_whole_numbers_are_refused(counts):
+    with pytest.raises(ValueError, match="no list of whole numbers"):
+        object_rle({"size": [96, 96], "counts": counts}, 96, 96)

@@ -122,6 +122,10 @@ def test_what_is_no_picture_is_named(predictor, tmp_path):
             predictor.set_image(tmp_path / name)
     with pytest.raises(ValueError, match=r"an array float64 \(4, 4, 3\) is no picture.*uint8"):
         predictor.set_image(np.zeros((4, 4, 3)))
+    with pytest.raises(ValueError, match=r"an array float32 \(4, 4\) is no picture.*uint8"):
+        predictor.set_image(np.zeros((4, 4), np.float32))  # PIL would take it for grey from 0 to 255
+    with pytest.raises(ValueError, match=r"a Tensor is no picture.*uint8"):
+        predictor.set_image(torch.zeros(3, 4, 4))
     with pytest.raises(FileNotFoundError, match="none"):
         predictor.set_image("none.png")
 

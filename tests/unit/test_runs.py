@@ -3,6 +3,7 @@ import errno
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import magnet
@@ -110,3 +111,28 @@ def test_a_log_cut_short_by_a_kill_is_read_up_to_there():
 def test_unhashed_fields_are_exactly_paths_workers_and_logging():
     marked = {f.name for kind in (Config, DataConfig) for f in dataclasses.fields(kind) if f.metadata.get("unhashed")}
     assert marked == {"root", "num_workers", "log_every", "checkpoint_every", "tensorboard"}
+
+
+def test_a_full_disk_under_safetensors_is_named(tmp_path):
+    """safetensors raises its own kind of error, which is no OSError."""
+    (tmp_path / "weights").write_text("kept")
+
+    def write(path):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match=r"could not write .*weights: .*No space left.*what was there is kept"):
+        runs.atomic_write(tmp_path / "weights", write)
+    assert (tmp_path / "weights").read_text() == "kept"
+
+
+def test_whole_numbers_are_as_good_as_fractions(run_root):
+    config = magnet.recipe("lavt_tiny")
+    whole = dataclasses.replace(config, losses={"cross_entropy": 1, "dice": 2})
+    fractions = dataclasses.replace(config, losses={"cross_entropy": 1.0, "dice": 2.0})
+    assert runs.open_run(whole).folder == runs.open_run(fractions).folder == runs.open_run(whole).folder
+
+
+def test_a_recipe_means_its_newest_run_with_weights(run_root):
+    trained, later = (runs.open_run(magnet.recipe("lavt_tiny", seed=seed)) for seed in (1, 2))
+    trained.weights.touch()
+    assert runs.find("lavt_tiny").folder == trained.folder != later.folder

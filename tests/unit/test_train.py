@@ -179,9 +179,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(run_root, monkeypatch):
         losses.TERMS, "cross_entropy",
         lambda outputs, batch: outputs["class_logits"].float().mean() * (torch.nan if next(calls) == 3 else 1.0),
     )  # fmt: skip
-    with pytest.raises(FloatingPointError, match=r"step 3: cross_entropy = nan.*bad_batch_step3"):
+    with pytest.raises(FloatingPointError, match=r"step 4: cross_entropy = nan.*bad_batch_step4"):
         magnet.fit(tiny_config(), progress=False)
-    saved = load_file(next(run_root.rglob("bad_batch_step3.safetensors")))
+    saved = load_file(next(run_root.rglob("bad_batch_step4.safetensors")))
     assert saved["images"].shape == (8, 3, 32, 32) and saved["sent_ids"].tolist() == list(range(24, 32))
 
 
@@ -222,6 +222,32 @@ def test_a_full_disk_keeps_the_last_checkpoint(run_root, monkeypatch):
     monkeypatch.setattr(train, "save_file", real)
     resumed = magnet.fit(tiny_config(), progress=False)
     assert resumed.is_finished
+
+
+def test_a_finished_run_without_its_weights_gets_them_again(run_root):
+    run = magnet.fit(tiny_config(num_steps=3, val_every=3), progress=False)
+    before = load_file(run.weights)
+    run.weights.unlink()
+    after = load_file(magnet.fit(tiny_config(num_steps=3, val_every=3), progress=False).weights)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_nothing_starts_that_cannot_be_validated_or_makes_no_sense(run_root, tmp_path):
+    config = tiny_config()
+    for data in ({"root": str(tmp_path)}, {"val_split": "valid"}):
+        with pytest.raises((ValueError, FileNotFoundError), match=r"does not exist|valid"):
+            magnet.fit(dataclasses.replace(config, data=dataclasses.replace(config.data, **data)), progress=False)
+    for setting, value in {"batch_size": 0, "num_steps": 0, "frozen": ("nosuch",)}.items():
+        with pytest.raises(ValueError, match=f"optim.{setting}="):
+            magnet.fit(tiny_config(**{setting: value}), progress=False)
+
+
+def test_the_log_is_whole_up_to_every_checkpoint(run_root, monkeypatch):
+    config = dataclasses.replace(tiny_config(), log_every=10, checkpoint_every=5)
+    monkeypatch.setattr(train.Trainer, "_validate", lambda self: (_ for _ in ()).throw(RuntimeError("killed")))
+    with pytest.raises(RuntimeError, match="killed"):
+        magnet.fit(config, progress=False)
+    assert [line["step"] for line in runs.find("lavt_tiny").log()] == [1, 2, 3, 4, 5]
 
 
 # --- killed, stopped, spread over processes ---------------------------------------------------------------------------
