@@ -2,7 +2,6 @@
 
 from magnet.data.dataset import (
     ExpressionDataset,
-    FreshShapes,
     check_images,
     collate,
     normalize,

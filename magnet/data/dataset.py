@@ -7,24 +7,22 @@ MagNet's published numbers were made. Every item is a pure function of (seed, ep
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from magnet.config import DataConfig
 from magnet.data.refer import read_refer, select_split
 from magnet.data.text import encode, load_tokenizer, report
 from magnet.metrics import rle_decode
-from magnet.refshapes.sampling import Sample, sample
 
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-_SCENES_PER_BLOCK, _EXPRESSIONS_PER_SCENE = 1024, 6  # of fresh scenes; a block is 90 MB at 96 px
 
 
 def read_image(file: Path, height: int, width: int) -> Image.Image:
@@ -113,11 +111,13 @@ class ExpressionDataset(Dataset):
         sent_id, _, file, height, width, rle = self.rows[row]
         image = squash_image(read_image(self.images / file, height, width), self.size)
         mask = squash_mask(rle_decode(rle, height, width), self.size)
-        return _item(image, mask, self.token_ids[row], self.token_mask[row], sent_id)
+        return make_item(image, mask, self.token_ids[row], self.token_mask[row], sent_id)
 
 
-def _item(image: np.ndarray, mask: np.ndarray, token_ids: torch.Tensor, token_mask: torch.Tensor, sent_id: int) -> dict:
-    """{"image" (3,S,S), "mask" (S,S), "token_ids" (T,), "token_mask" (T,), "sent_id"}."""
+def make_item(
+    image: np.ndarray, mask: np.ndarray, token_ids: torch.Tensor, token_mask: torch.Tensor, sent_id: int
+) -> dict:
+    """uint8 (S,S,3), bool (S,S), ids and mask (T,) -> {"image" (3,S,S), "mask" (S,S), "token_ids" (T,), "token_mask" (T,), "sent_id"}."""
     picture = {"image": normalize(image), "mask": torch.from_numpy(mask).float()}
     return {**picture, "token_ids": token_ids, "token_mask": token_mask, "sent_id": sent_id}
 
@@ -128,6 +128,8 @@ def training_set(data: DataConfig, vocabulary: str, seed: int) -> Dataset:
     if data.fresh:
         if data.name != "refshapes":
             raise ValueError(f"only RefShapes can draw fresh scenes, not {data.name!r}; set --data.no-fresh")
+        from magnet.refshapes.fresh import FreshShapes  # here: it makes its items as this file does
+
         return FreshShapes(data, tokenizer, seed)
     table = read_refer(data.root, data.name, data.split_by, data.polygon_overlap)
     return ExpressionDataset(select_split(table, data.train_split), data, tokenizer, training=True, seed=seed)
@@ -151,34 +153,3 @@ def collate(items: list[dict]) -> dict:
     """Items -> {"images" (B,3,S,S), "token_ids" (B,T), "token_mask" (B,T), "masks" (B,S,S), "sent_ids" (B,)}."""
     names = {"image": "images", "mask": "masks", "sent_id": "sent_ids"}
     return {names.get(name, name): values for name, values in default_collate(items).items()}
-
-
-class FreshShapes(Dataset):
-    """RefShapes training scenes without end: item i is a pure function of (seed, i), for i below 2^31.
-
-    Scenes come in blocks that are gone through six times, each time with another of a scene's expressions (some twice
-    where a scene has fewer), since drawing a picture takes longer than reading a sentence. The kinds are mixed as in
-    RefShapes' own training split. With data.attributes_first, the share of scenes spoken of by plain attributes alone
-    ("the red star") falls from all to none over that many items: relations are learnt once what they relate can be
-    told apart (a curriculum, our choice).
-    """
-
-    def __init__(self, data: DataConfig, tokenizer, seed: int):
-        self.data, self.tokenizer, self.seed = data, tokenizer, seed
-        self.scene = lru_cache(maxsize=_SCENES_PER_BLOCK)(self._draw)
-
-    def __len__(self) -> int:
-        return 2**31
-
-    def _draw(self, number: int) -> Sample:
-        chance = np.random.default_rng([self.seed, number]).random()
-        eased = number * _EXPRESSIONS_PER_SCENE < (1 - chance) * self.data.attributes_first
-        return sample(self.seed, number, "train", self.data.image_size, kinds=("attribute",) if eased else None)
-
-    def __getitem__(self, index: int) -> dict:
-        block, place = divmod(index, _SCENES_PER_BLOCK * _EXPRESSIONS_PER_SCENE)
-        turn, number = divmod(place, _SCENES_PER_BLOCK)
-        scene = self.scene(block * _SCENES_PER_BLOCK + number)
-        expression = scene.expressions[turn % len(scene.expressions)]
-        token_ids, token_mask = encode(self.tokenizer, [expression.text], self.data.num_tokens, self.data.words)
-        return _item(scene.image, scene.masks[expression.target], token_ids[0], token_mask[0], index)

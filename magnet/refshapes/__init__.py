@@ -4,8 +4,8 @@
     drawn = refshapes.sample(seed=0, index=7, image_size=96)    # drawn.image, drawn.masks, drawn.expressions
     refshapes.write_refshapes("data", "small")                  # the same in REFER files, as RefCOCO has them
 
-Reading order: scene, draw, programs, words, proposals, language, sampling, write; `baselines` scores what no model
-should lose to.
+Reading order: scene, draw, programs, words, proposals, language, sampling, write; `fresh` is what training reads,
+`baselines` scores what no model should lose to.
 """
 
 from magnet.refshapes.language import Expression

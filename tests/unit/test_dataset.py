@@ -14,7 +14,6 @@ from magnet import refshapes
 from magnet.config import DataConfig
 from magnet.data import (
     ExpressionDataset,
-    FreshShapes,
     check_images,
     collate,
     encode,
@@ -25,6 +24,7 @@ from magnet.data import (
     training_set,
 )
 from magnet.metrics import rle_encode
+from magnet.refshapes.fresh import FreshShapes
 
 HEIGHT, WIDTH, NUM_PICTURES = 24, 36, 4
 WORDS = ("red", "blue", "round", "big", "small")

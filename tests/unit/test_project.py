@@ -64,7 +64,7 @@ def num_lines_of_code(file: Path) -> int:
 
 def test_the_core_stays_an_evenings_reading():
     """About 2,500 lines, without released.py, which only translates the names of other people's tensors."""
-    assert sum(num_lines_of_code(file) for file in core_files() if file.name != "released.py") <= 2600
+    assert sum(num_lines_of_code(file) for file in core_files() if file.name != "released.py") <= 2650
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers", "timm", "pandas", "matplotlib"])

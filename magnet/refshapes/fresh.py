@@ -1,0 +1,44 @@
+"""Training scenes without end, as a data set: what `magnet.data.training_set` gives where `data.fresh` is set."""
+
+from functools import lru_cache
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from magnet.config import DataConfig
+from magnet.data.dataset import make_item
+from magnet.data.text import encode
+from magnet.refshapes.sampling import Sample, sample
+
+_SCENES_PER_BLOCK, _EXPRESSIONS_PER_SCENE = 1024, 6  # a block is 90 MB at 96 px
+
+
+class FreshShapes(Dataset):
+    """RefShapes training scenes without end: item i is a pure function of (seed, i), for i below 2^31.
+
+    Scenes come in blocks that are gone through six times, each time with another of a scene's expressions (some twice
+    where a scene has fewer), since drawing a picture takes longer than reading a sentence. The kinds are mixed as in
+    RefShapes' own training split. With data.attributes_first, the share of scenes spoken of by plain attributes alone
+    ("the red star") falls from all to none over that many items: relations are learnt once what they relate can be
+    told apart (a curriculum, our choice).
+    """
+
+    def __init__(self, data: DataConfig, tokenizer, seed: int):
+        self.data, self.tokenizer, self.seed = data, tokenizer, seed
+        self.scene = lru_cache(maxsize=_SCENES_PER_BLOCK)(self._draw)
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def _draw(self, number: int) -> Sample:
+        chance = np.random.default_rng([self.seed, number]).random()
+        eased = number * _EXPRESSIONS_PER_SCENE < (1 - chance) * self.data.attributes_first
+        return sample(self.seed, number, "train", self.data.image_size, kinds=("attribute",) if eased else None)
+
+    def __getitem__(self, index: int) -> dict:
+        block, place = divmod(index, _SCENES_PER_BLOCK * _EXPRESSIONS_PER_SCENE)
+        turn, number = divmod(place, _SCENES_PER_BLOCK)
+        scene = self.scene(block * _SCENES_PER_BLOCK + number)
+        expression = scene.expressions[turn % len(scene.expressions)]
+        token_ids, token_mask = encode(self.tokenizer, [expression.text], self.data.num_tokens, self.data.words)
+        return make_item(scene.image, scene.masks[expression.target], token_ids[0], token_mask[0], index)
