@@ -114,10 +114,8 @@ class ExpressionDataset(Dataset):
         return make_item(image, mask, self.token_ids[row], self.token_mask[row], sent_id)
 
 
-def make_item(
-    image: np.ndarray, mask: np.ndarray, token_ids: torch.Tensor, token_mask: torch.Tensor, sent_id: int
-) -> dict:
-    """uint8 (S,S,3), bool (S,S), ids and mask (T,) -> {"image" (3,S,S), "mask" (S,S), "token_ids" (T,), "token_mask" (T,), "sent_id"}."""
+def make_item(image: np.ndarray, mask: np.ndarray, token_ids: Tensor, token_mask: Tensor, sent_id: int) -> dict:
+    """{"image" (3,S,S), "mask" (S,S), "token_ids" (T,), "token_mask" (T,), "sent_id"} of uint8 (S,S,3), bool (S,S)."""
     picture = {"image": normalize(image), "mask": torch.from_numpy(mask).float()}
     return {**picture, "token_ids": token_ids, "token_mask": token_mask, "sent_id": sent_id}
 
