@@ -229,5 +229,10 @@ def _dispatch(arguments: list[str]) -> None:
         return train(arguments[1:])
     if " ".join(arguments[:2]) in COMMANDS:  # "data shapes" is one command of two words
         arguments = [" ".join(arguments[:2]), *arguments[2:]]
-    description = "Referring image segmentation one can take apart. Also: train RECIPE (see magnet train --help)."
+    elif beside := [name for name in COMMANDS if arguments[:1] == name.split()[:-1]]:
+        raise ValueError(f"magnet {arguments[0]}: say which of {', '.join(beside)}")
+    description = (
+        "Referring image segmentation one can take apart. The main command is `magnet train RECIPE`, see magnet train"
+        " --help; the others are below."
+    )
     tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="magnet", description=description, args=arguments)
