@@ -11,7 +11,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "results" / "tables"
 ROWS = [  # what a reader sees, the bound, the file, how the row of the file begins (or its column)
-    ("`magnet demo`, end to end", "≤ 12 min", "demo", "minutes"),
+    ("`magnet demo`, end to end, on two threads with nothing beside it", "≤ 12 min", "demo", "minutes"),
     ("its peak memory", "≤ 4 GB", "demo", "memory_gb"),
     ("LAVT tiny, mIoU on attributes, median of the seeds", "≥ 65", "demo", "attribute_mIoU"),
     ("LAVT tiny, val oIoU, median of the seeds", "–", "demo", "val_oIoU"),
@@ -39,8 +39,10 @@ def value(file: str, row: str) -> str:
     if not path.exists():
         return "not measured"
     table = pd.read_csv(path)
+    if row == "minutes":
+        table = table[table["hardware"].str.endswith("2 threads")]  # others ran beside other work
     if row in table:
-        return f"{table[row].median():.4g}" + (f" ({len(table)} seeds)" if len(table) > 1 else "")
+        return f"{table[row].median():.4g}" + f" ({len(table)} seed{'s' * (len(table) > 1)})"
     found = table[table["what"].str.startswith(row)].iloc[0]
     unit = "" if found["unit"] in ("ratio", "count") else f" {found['unit']}"
     return f"{found['value']:.4g}{unit}"
