@@ -32,7 +32,7 @@ def lavt_tiny() -> Config:
     return Config(
         recipe="lavt_tiny",
         model=ModelConfig(method="lavt", vision=vision, language=language, decoder_width=32),
-        data=DataConfig(image_size=96, fresh=True, attributes_first=100_000, num_workers=0),  # see LOG.md: one is slower
+        data=DataConfig(image_size=96, fresh=True, attributes_first=100_000, num_workers=0),  # LOG.md: 1 is slower
         optim=OptimConfig(
             lr=2e-3, betas=(0.9, 0.98), schedule="cosine", warmup_steps=50, batch_size=32, num_steps=3200,
             clip_norm=1.0, val_every=800, val_expressions=500,
