@@ -232,8 +232,8 @@ def trained():
     """A tiny network that learnt the colours of the objects its masks mark."""
     model, grounding = build(dropout=0.0, mask_encoder="pooled")  # "centre" takes longer to learn
     parameters = [*model.parameters(), *grounding.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=3e-3)
-    for step in range(250):
+    optimizer = torch.optim.AdamW(parameters, lr=2e-3)
+    for step in range(300):
         batch = make_batch(seed=step)
         loss, _ = grounding(model, batch, hide_colours(batch))
         optimizer.zero_grad()
