@@ -41,6 +41,7 @@ def test_head_phrase_knows_attributes_and_guesses_the_rest(table):
     others = results[results["kind"] != "attribute"]
     expected = (1 / (1 + others["distractors"])).mean()
     assert abs(others["picked_right"].mean() - expected) < 0.12 and expected <= 0.5
+    assert (1 / (1 + others.loc[others["split"] == "testB", "distractors"]) <= 0.5).all()  # at most half, by chance
 
 
 def test_the_largest_is_the_largest(table):
