@@ -54,6 +54,7 @@ def run_demo(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path | No
     print(f"1/4  RefShapes: {write_refshapes(root, 'small', num_workers=os.cpu_count() or 1)}")
     config = demo_config(minutes, seed, root)
     print(f"2/4  training {config.recipe} from random weights: {config.optim.num_steps} steps")
+    in_one_go = not runs.open_run(config).checkpoint.exists()  # else these minutes are only those since it went on
     run = magnet.fit(config)
     print("3/4  scoring every split")
     summary = score_splits(run)
@@ -64,7 +65,8 @@ def run_demo(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path | No
     )
     print(f"4/4  report: {write_report(run)}")
     cost = {"minutes": (time.monotonic() - began) / 60, "memory_gb": peak_memory_gb()}
-    runs.write_json(run.folder / "cost.json", cost)
+    if in_one_go:
+        runs.write_json(run.folder / "cost.json", cost)
     print(f"took {cost['minutes']:.1f} minutes and {cost['memory_gb']:.1f} GB; open the report in a browser")
     return run
 
