@@ -20,7 +20,7 @@ from magnet.refshapes.baselines import available, baseline_table
 from magnet.refshapes.write import write_refshapes
 from magnet.workbench.report import write_report
 
-RECIPE = "lavt_tiny"
+RECIPE = "magnet_tiny"
 FULL_MINUTES = 12  # what the recipe's own number of steps is made for
 SHOWN = ["split", "model", "n", "oIoU", "oIoU_low", "oIoU_high", "mIoU", "mIoU_low", "mIoU_high"]
 SPLITS = ("val", "testA", "testB", "testC", "testR")

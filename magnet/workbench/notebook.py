@@ -19,6 +19,7 @@ import pandas as pd
 
 import magnet
 from magnet import runs
+from magnet.workbench.demo import RECIPE
 
 FOLDER, FIGURES, TABLE = Path("notebooks"), Path("results/figures"), Path("results/tables/notebooks.csv")
 MAX_BYTES, MAX_LINES, AIM_LINES, MAX_WIDTH, NUM_CELLS = 300_000, 30, 15, 100, (20, 35)
@@ -54,8 +55,8 @@ class Notebook:
         return smoke if self.smoke else full
 
     def config(self, num_steps: int, val_every: int | None = None):
-        """`lavt_tiny` on this notebook's data for a few steps, validated on 60 expressions."""
-        recipe = magnet.recipe("lavt_tiny", seed=self.seed)
+        """The demo's recipe on this notebook's data for a few steps, validated on 60 expressions."""
+        recipe = magnet.recipe(RECIPE, seed=self.seed)
         optim = replace(
             recipe.optim, num_steps=num_steps, warmup_steps=0, val_every=val_every or num_steps, val_expressions=60
         )
@@ -63,7 +64,7 @@ class Notebook:
 
     def demo_run(self):
         """The longest finished run of the demo's recipe; where there is none, or in smoke mode, one of a few steps."""
-        folders = [] if self.smoke else [path.parent for path in runs.ROOT.glob("lavt_tiny-*/config.json")]
+        folders = [] if self.smoke else [path.parent for path in runs.ROOT.glob(f"{RECIPE}-*/config.json")]
         known = [run for run in map(runs.read_run, folders) if run.is_finished]
         known = [run for run in known if (run.config.data.name, run.config.data.words) == ("refshapes", "sentence")]
         if known:
