@@ -63,8 +63,8 @@ class CAMTextSide(nn.Module):
         self.form = form
         self.word = nn.Linear(word_width, word_width)
         self.query = nn.Linear(word_width, word_width)
-        self.key = nn.Linear(channels, word_width)
-        self.value = nn.Linear(channels, word_width)
+        self.key = nn.Linear(channels, word_width, bias=False)  # a bias would not outlive the norm
+        self.value = nn.Linear(channels, word_width, bias=False)
         self.out = nn.Linear(word_width, word_width)
         self.mix = nn.Linear(word_width, word_width)
         self.gate = LanguageGate(word_width, "zero")
@@ -73,17 +73,37 @@ class CAMTextSide(nn.Module):
 
     def attention(self, words: Tensor, pixels: Tensor, token_mask: Tensor) -> Tensor:
         """How much each word reads each of the N = H·W pixels: (B,T,N), rows sum to 1."""
+        return self._attention(words, token_mask, *moments(to_tokens(pixels)))
+
+    def _attention(self, words: Tensor, token_mask: Tensor, centred: Tensor, covariance: Tensor) -> Tensor:
         mask = token_mask.float()[:, :, None]  # (B,T,1)
         if self.form == "released":
             mask = 1e4 * (mask - 1)
-        query = self.query(words) * mask
-        key = instance_norm(self.key(to_tokens(pixels)))  # (B,N,D)
-        scores = query @ key.transpose(1, 2) / key.shape[-1] ** 0.5
+        query = self.query(words) * mask @ normed_weight(self.key, covariance)  # (B,T,C): in the pixels' own channels
+        scores = query @ centred.transpose(1, 2) / self.key.out_features**0.5
         return (scores + (1e4 * mask - 1e4)).softmax(dim=-1)  # the shift only rounds the released form's padding
 
     def forward(self, words: Tensor, pixels: Tensor, token_mask: Tensor) -> Tensor:
-        value = instance_norm(self.value(to_tokens(pixels)))  # (B,N,D)
-        read = self.out(self.attention(words, pixels, token_mask) @ value)  # (B,T,D)
+        centred, covariance = moments(to_tokens(pixels))
+        read = self._attention(words, token_mask, centred, covariance) @ centred  # (B,T,C)
+        read = self.out(read @ normed_weight(self.value, covariance).transpose(1, 2))  # (B,T,D)
         gathered = instance_norm(read, None if self.form == "released" else token_mask)
         fused = F.gelu(self.mix(F.gelu(self.word(words)) * gathered))
         return words + self.gate.opening(fused) * fused
+
+
+def moments(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Of (B,N,C): each position minus the mean of all, and the covariance of the channels (B,C,C); float32."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        centred = tokens.float() - tokens.float().mean(1, keepdim=True)
+        return centred, centred.transpose(1, 2) @ centred / tokens.shape[1]
+
+
+def normed_weight(linear: nn.Linear, covariance: Tensor, eps: float = 1e-5) -> Tensor:
+    """The matrices M (B,D,C) with instance_norm(linear(tokens)) = centred·Mᵀ.
+
+    The N normed positions of width D, many times the size of the tokens, need never be made.
+    """
+    with torch.autocast(covariance.device.type, enabled=False):
+        variance = ((linear.weight @ covariance) * linear.weight).sum(-1)  # (B,D)
+        return linear.weight * torch.rsqrt(variance + eps)[:, :, None]

@@ -270,6 +270,7 @@ MAGNET = Release(
         r"^image_model\.layers\.3\.res_gate\.",  # what an exchange after the last stage changes, nothing reads
         r"^language_model\.(pwams|res_gates)\.3\.",
         r"^image_model\.norm\d\.",  # norms and projections that the released network computes, or not, for nothing
+        r"^language_model\.pwams\..*\.f_(key|value)\.0\.bias$",  # the norm that follows takes it out again
         r"^language_model\.norms\.",
         r"^lang_proj\.",
         r"^classifier\.predictor\.class_embed\.",
