@@ -171,8 +171,8 @@ def benchmark_variants(
 ) -> None:  # fmt: skip
     """Print parameters, GFLOP per image and seconds per training step of every variant of MagNet and its parts.
 
-    About a minute for magnet_tiny; --steps 0 leaves the time out. With time, all variants are in memory at once: some
-    50 GB for magnet_base. --batch-size: the recipe's. --output writes a CSV.
+    A minute or two for magnet_tiny. --steps 0 leaves the time out: then one network at a time is in memory, and
+    magnet_base takes a few minutes and 8 GB. --batch-size: the recipe's. --output writes a CSV.
     """
     import magnet
     from magnet.workbench.benchmark import measure_variants, write_table

@@ -1,6 +1,6 @@
 """What each variant of MagNet costs: parameters, arithmetic and time, all parts alike but those that vary.
 
-magnet benchmark variants                                   # of magnet_tiny, about a minute
+magnet benchmark variants                                   # of magnet_tiny, a minute or two
 magnet benchmark variants --recipe magnet_base --steps 0    # parameters and GFLOP only, a few minutes
 """
 
