@@ -24,7 +24,7 @@ from magnet.workbench.plots import prediction_grid, training_curves
 
 def finished_run(seed: int) -> runs.Run:
     run = runs.open_run(demo_config(seed=seed))
-    if not (run.folder / "cost.json").exists():
+    if not (run.folder / "summary.csv").exists():
         subprocess.run([sys.executable, "-m", "magnet", "demo", "--seed", str(seed)], check=True)
     return run
 
@@ -36,7 +36,9 @@ def row(seed: int, run: runs.Run) -> dict:
     scores |= {f"val_{name}": whole[name] for name in ("oIoU", "oIoU_low", "oIoU_high", "mIoU")}
     about = runs.read_json(run.folder / "environment.json")
     made = {"command": f"magnet demo --seed {seed}", "hardware": about["processor"], "commit": about["commit"]}
-    return {"seed": seed, **runs.read_json(run.folder / "cost.json"), **scores, **made, "date": date.today()}
+    cost = run.folder / "cost.json"  # missing where the demo was stopped on its way
+    cost = runs.read_json(cost) if cost.exists() else dict.fromkeys(("minutes", "memory_gb"))
+    return {"seed": seed, **cost, **scores, **made, "date": date.today()}
 
 
 def save_pictures(run: runs.Run, folder: Path) -> None:

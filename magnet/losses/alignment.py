@@ -20,8 +20,7 @@ class Alignment(nn.Module):
 
     def __init__(self, config: AlignmentConfig, word_width: int, feature_width: int):
         super().__init__()
-        if config.sentence not in ("mean", "first"):
-            raise ValueError(f"alignment.sentence={config.sentence!r}: one of 'mean', 'first'")
+        _check(config)
         self.config = config
         self.text = nn.Linear(word_width, feature_width) if config.pixel_text else None
 
@@ -29,19 +28,27 @@ class Alignment(nn.Module):
         """mask_features (B,C,h,w), word_features (B,T,D), token_mask (B,T); masks (B,S,S) -> terms, in float32."""
         config, terms = self.config, {}
         with torch.autocast(batch["masks"].device.type, enabled=False):  # similarities too are float32
-            pixels, inside = unit(outputs["mask_features"].flatten(2).transpose(1, 2)), _inside(outputs, batch)
+            pixels, inside = unit(outputs["mask_features"].flatten(2).transpose(1, 2)), covered(outputs, batch)
             own, others = (sample(pixels, where, config.num_samples) for where in (inside, ~inside))
             if config.pixel_pixel:
                 terms["pixel_pixel"] = pixel_pixel(own, others, config.pixel_temperature)
             if self.text is not None:
-                text = unit(self.text(self._sentence(outputs)))
+                text = unit(self.text(self.sentence(outputs)))
                 terms["pixel_text"] = pixel_text(own, others, text, config.text_temperature)
         return terms
 
-    def _sentence(self, outputs: dict) -> Tensor:
+    def sentence(self, outputs: dict) -> Tensor:
         """(B,D) float32."""
         words, mask = outputs["word_features"].float(), outputs["token_mask"][:, :, None].float()
         return words[:, 0] if self.config.sentence == "first" else (words * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def _check(config: AlignmentConfig) -> None:
+    if config.sentence not in ("mean", "first"):
+        raise ValueError(f"alignment.sentence={config.sentence!r}: one of 'mean', 'first'")
+    for name in ("pixel_temperature", "text_temperature", "num_samples"):
+        if getattr(config, name) <= 0:
+            raise ValueError(f"alignment.{name}={getattr(config, name)}: above 0 is needed")
 
 
 Samples = tuple[Tensor, Tensor]  # unit vectors (B,S,C), and which of them are there, bool (B,S)
@@ -82,7 +89,7 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(x.float(), dim=-1, eps=1e-3)
 
 
-def _inside(outputs: dict, batch: dict) -> Tensor:
+def covered(outputs: dict, batch: dict) -> Tensor:
     """Which positions of mask_features the object covers by more than half: (B,h·w) bool."""
     share = F.adaptive_avg_pool2d(batch["masks"].float()[:, None], outputs["mask_features"].shape[-2:])
     return share.flatten(1) > 0.5

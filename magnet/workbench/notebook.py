@@ -6,8 +6,10 @@ python -m magnet.workbench.notebook          # writes notebooks/README.md from t
 
 import base64
 import io
+import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -82,6 +84,7 @@ def setup(seed: int = 0) -> Notebook:
     from magnet.workbench import plots
 
     set_seed(seed)
+    logging.getLogger("magnet").handlers = [logging.StreamHandler(sys.stdout)]  # plain text, not a red box
     pyplot.switch_backend(pyplot.get_backend())  # from here on Jupyter shows figures
     pyplot.rcParams.update(plots.STYLE)
     here = Path.cwd()
