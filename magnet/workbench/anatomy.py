@@ -67,7 +67,7 @@ def sampling_points(
         for head, (points, shares) in enumerate(zip(centres, weights[:, scale])):
             axis.scatter(
                 *points.T, s=15 + 600 * shares, marker=MARKERS[head % len(MARKERS)], color=SERIES[head % len(SERIES)],
-                edgecolor="white", linewidth=1.2,
+                alpha=0.85, edgecolor="white", linewidth=1.2,
             )  # fmt: skip
         axis.plot(place[0] * width - 0.5, place[1] * height - 0.5, "+", color="white", markersize=11, path_effects=HALO)
         axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

@@ -111,8 +111,8 @@ def ask(
     The predictor that sees masks is also asked with the mask of another picture: context "other mask".
 
     Args: num_expressions: only so many sentences, evenly spread.
-    Returns one row per hidden word: sent_id, image_id, text, token (its place in the sentence), word, kind, and for each
-    context its three best guesses ("mask guesses"), whether the best is right ("mask right") and "mask loss", in nats.
+    Returns one row per hidden word: sent_id, image_id, text, token (its place in the sentence), word, kind, and for
+    each context its three best guesses ("mask guesses"), whether the best is right ("mask right"), "mask loss" in nats.
     """
     data, tokenizer = run.config.data, load_tokenizer(run.config.model.language.vocabulary)
     table = select_split(read_refer(data.root, data.name, data.split_by, data.polygon_overlap), split)

@@ -55,7 +55,7 @@ def test_training_moves_the_predictors_and_not_the_network(run, trained):
     fresh, _ = study.train_predictors(run, SETTING, num_steps=0, progress=False)
     for context, one in predictors.items():
         assert not torch.equal(one.bias, fresh[context].bias)
-    again, same = study.train_predictors(run, SETTING, num_steps=6, batch_size=8, lr=1e-2, progress=False)
+    _, same = study.train_predictors(run, SETTING, num_steps=6, batch_size=8, lr=1e-2, progress=False)
     pd.testing.assert_frame_equal(same, losses)
     _, other = study.train_predictors(run, SETTING, num_steps=6, batch_size=8, lr=1e-2, seed=1, progress=False)
     assert not other.equals(losses)
