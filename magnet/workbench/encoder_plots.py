@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -46,16 +47,18 @@ def receptive_fields(rows: Mapping[str, Sequence[np.ndarray]], sizes: Mapping[st
     num_stages = len(next(iter(rows.values())))
     figure, axes = _grid(len(rows) * num_stages, num_stages, 1.75, 1.95)
     panels = iter(axes)
+    scale = {"cmap": "gray", "norm": LogNorm(1e-4, 1)}
     for name, gradients in rows.items():
         for stage, (gradient, size) in enumerate(zip(gradients, sizes[name]), 1):
             axis = next(panels)
-            axis.imshow(np.sqrt(gradient / gradient.max()), "gray", vmin=0, vmax=1)
+            shades = axis.imshow(np.maximum(gradient / gradient.max(), 1e-9), **scale)
             row, column = ((gradient * places).sum() for places in np.indices(gradient.shape))
             corner = column - size / 2, row - size / 2
             axis.add_patch(Rectangle(corner, size, size, fill=False, edgecolor=SERIES[1], linewidth=1.3))
             axis.set_title(f"stage {stage}: {size} px")
             if stage == 1:
                 _write(axis.set_ylabel, name)
+    figure.colorbar(shades, ax=axes, label="gradient, as a share of its largest value", shrink=0.6, aspect=40)
     return figure
 
 

@@ -23,8 +23,8 @@ from magnet.evaluate import evaluation_mode
 from magnet.losses.grounding import MaskGrounding
 from magnet.models.language import LanguageBackbone
 from magnet.refshapes import sample
-from magnet.refshapes.scene import COLOURS, SHAPES, TEXTURES
 from magnet.refshapes.words import NOUNS_AND_ADJECTIVES, RANKS
+from magnet.workbench.masked_words import word_classes
 from magnet.workbench.probes import accuracy
 
 SENTENCES_AT_ONCE = 512  # in a forward pass without gradients
@@ -44,13 +44,11 @@ KINDS = ("colour", "shape", "texture", "size", "place", "rank", "grammar")
 @lru_cache
 def _kinds() -> dict[str, str]:
     """Every content word of RefShapes' common vocabulary, with its kind."""
-    kinds = {name: kind for kind, names in {"shape": SHAPES, "colour": COLOURS, "texture": TEXTURES}.items()
-             for name in names}  # fmt: skip
-    found = {word: "place" for word in _PLACES.split()} | {word: "size" for word in _SIZES.split()}
-    found |= {word: "rank" for words in RANKS.values() for word in words}
-    for name, forms in NOUNS_AND_ADJECTIVES.items():
-        kind = kinds.get(name, "shape" if name == "thing" else "size")
-        found |= {word: kind for form in forms for word in form.split()}
+    known = word_classes()
+    found = dict.fromkeys(_PLACES.split(), "place") | dict.fromkeys(_SIZES.split(), "size")
+    found |= {word: "rank" for forms in RANKS.values() for word in forms}
+    for name, forms in NOUNS_AND_ADJECTIVES.items():  # also "bright" of "bright red"; "thing" stands for a shape
+        found |= {word: known.get(name, "shape") for form in forms for word in form.split()}
     return found
 
 
@@ -87,6 +85,28 @@ def draw_sentences(num_scenes: int, tokenizer, seed: int = 0, num_tokens: int = 
         texts += [one.text for one in found]
         scene += [number] * len(found)
     return Sentences(texts, np.array(scene), *encode(tokenizer, texts, num_tokens))
+
+
+def find_uses(sentences: Sentences, word: str, uses: dict[str, str]) -> pd.Series:
+    """How a word is used: row of `sentences` -> name of the use, for rows that hold it once and fit one pattern alone.
+
+    uses: regular expressions by name, looked for anywhere in the sentence.
+    """
+    texts = pd.Series(sentences.texts)
+    texts = texts[texts.str.count(rf"\b{word}\b") == 1]
+    fits = pd.DataFrame({use: texts.str.contains(pattern) for use, pattern in uses.items()})
+    return fits[fits.sum(axis=1) == 1].idxmax(axis=1)
+
+
+@torch.no_grad()
+def word_vectors(
+    language: LanguageBackbone, sentences: Sentences, rows: np.ndarray, token_id: int
+) -> dict[str, Tensor]:
+    """The vectors (N,D) of one token in N sentences that hold it once, before the first layer and after the last."""
+    ids, mask = sentences.token_ids[rows], sentences.token_mask[rows]
+    here = ids == token_id
+    with evaluation_mode(language):
+        return {"before the layers": language.embed(ids)[here], "after the layers": language(ids, mask)[here]}
 
 
 def text_batch(token_ids: Tensor, token_mask: Tensor) -> dict[str, Tensor]:

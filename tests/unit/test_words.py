@@ -41,6 +41,19 @@ def test_sentences_belong_to_their_scenes(tokenizer):
     assert torch.equal(drawn.token_ids, encode(tokenizer, drawn.texts, 20)[0])
 
 
+def test_uses_are_told_by_one_pattern_alone(tokenizer, parts):
+    texts = ["the left star", "star left of the ring", "left of the left", "star from the left", "red star"]
+    sentences = as_sentences(texts, tokenizer)
+    found = words.find_uses(sentences, "left", {"of": "left of", "place": "left star", "left": "the left"})
+    assert found.to_dict() == {1: "of", 3: "left"}  # 0 fits two, 2 holds it twice, 4 not at all
+    language = parts[1].language
+    states = words.word_vectors(language, sentences, found.index, tokenizer.convert_tokens_to_ids("left"))
+    for row, place, before, after in zip((1, 3), (2, 4), *states.values()):
+        ids, mask = sentences.token_ids[[row]], sentences.token_mask[[row]]
+        torch.testing.assert_close(before, language.embed(ids)[0, place])
+        torch.testing.assert_close(after, language(ids, mask)[0, place])
+
+
 class Peeking:
     """Stands for Mask Grounding: notes what it was given, and answers "star" for sure."""
 
