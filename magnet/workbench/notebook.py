@@ -56,9 +56,9 @@ class Notebook:
         """`full`, or `smoke` where MAGNET_SMOKE=1 only checks that everything runs."""
         return smoke if self.smoke else full
 
-    def config(self, num_steps: int, val_every: int | None = None):
-        """The demo's recipe on this notebook's data for a few steps, validated on 60 expressions."""
-        recipe = magnet.recipe(RECIPE, seed=self.seed)
+    def config(self, num_steps: int, val_every: int | None = None, recipe: str = RECIPE):
+        """A recipe, the demo's by default, on this notebook's data for a few steps, validated on 60 expressions."""
+        recipe = magnet.recipe(recipe, seed=self.seed)
         optim = replace(
             recipe.optim, num_steps=num_steps, warmup_steps=0, val_every=val_every or num_steps, val_expressions=60
         )
