@@ -23,10 +23,12 @@ from magnet.evaluate import evaluation_mode
 from magnet.losses.grounding import MaskGrounding
 from magnet.models.language import LanguageBackbone
 from magnet.refshapes import sample
+from magnet.refshapes.scene import COLOURS, SHAPES, TEXTURES
 from magnet.refshapes.words import NOUNS_AND_ADJECTIVES, RANKS
-from magnet.workbench.masked_words import word_classes
 from magnet.workbench.probes import accuracy
 
+PLACE = """left right top bottom middle upper lower central centre leftmost rightmost topmost bottommost highest lowest
+    above over below under beneath"""
 SENTENCES_AT_ONCE = 512  # in a forward pass without gradients
 SYNONYMS = tuple(  # words of one token that RefShapes uses for the same thing
     words
@@ -39,6 +41,16 @@ _PLACES = (
 )
 _SIZES = "smaller larger bigger smallest largest littlest biggest"
 KINDS = ("colour", "shape", "texture", "size", "place", "rank", "grammar")
+
+
+def word_classes() -> dict[str, str]:
+    """RefShapes' content words -> "colour", "shape", "texture", "size" or "place". "Thing" and its like are none."""
+    values = {"colour": tuple(COLOURS), "shape": SHAPES, "texture": TEXTURES, "size": ("small", "large")}
+    named = {
+        name: kind for kind, concepts in values.items() for concept in concepts
+        for name in NOUNS_AND_ADJECTIVES[concept] if " " not in name
+    }  # fmt: skip
+    return named | dict.fromkeys(PLACE.split(), "place")
 
 
 @lru_cache
