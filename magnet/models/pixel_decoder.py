@@ -10,6 +10,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerSine
 from magnet.models.attention import to_map, to_tokens
 
 Sizes = list[tuple[int, int]]  # (H_i, W_i) of every scale, in the order of the tokens
+_QUERIES_AT_A_TIME = 512
 
 
 class PixelDecoder(nn.Module):
@@ -115,36 +116,23 @@ def read_scales(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) 
     """Weighted sum of bilinear readings; outside a map there are zeros.
 
     Values (B,N,heads,d), positions (B,Q,heads,scales,points,2) as x and y in pixels of each scale with 0 at the first
-    pixel's centre, weights (B,Q,heads,scales,points) -> (B,Q,heads,d). One gather by `embedding_bag`, several times as
-    fast on a CPU as `grid_sample` per scale and the same to rounding.
+    pixel's centre, weights (B,Q,heads,scales,points) -> (B,Q,heads,d). Some queries at a time, as what all of them read
+    would not fit a processor's cache.
     """
-    table, start = _pad_with_zeros(value, sizes)  # (B,N',heads,d)
-    batch, num_rows, num_heads, depth = table.shape
+    lengths = [height * width for height, width in sizes]
+    maps = [
+        part.float().permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, size)  # (B·heads,d,H_i,W_i)
+        for part, size in zip(value.split(lengths, dim=1), sizes)
+    ]
     extent = position.new_tensor([(width, height) for height, width in sizes])[:, None]  # (scales,1,2)
-    position = position.clamp(min=-1).minimum(extent)  # further out there is nothing but zeros, either
-    low = position.detach().floor().minimum(extent - 1)  # the neighbour to the left and above, from -1 on
-    upper_share = position - low
-    share = torch.stack([1 - upper_share, upper_share], dim=-1)  # (B,Q,heads,scales,points,2,2): x or y, low or high
-    share = (weights[..., None] * share[..., 1, :])[..., :, None] * share[..., 0, None, :]
-
-    line = extent[:, :, 0].int() + 2  # (scales,1): the length of a padded row
-    x, y = (low.int() + 1).unbind(-1)
-    image = torch.arange(batch, device=value.device, dtype=torch.int32).view(-1, 1, 1, 1, 1) * num_rows
-    head = torch.arange(num_heads, device=value.device, dtype=torch.int32).view(-1, 1, 1)
-    row = (image + start[:, None] + y * line + x) * num_heads + head  # (B,Q,heads,scales,points)
-    neighbours = torch.stack([torch.zeros_like(line), torch.ones_like(line), line, line + 1], dim=-1) * num_heads
-    bags = math.prod(position.shape[:3])
-    read = F.embedding_bag(
-        (row[..., None] + neighbours).view(bags, -1), table.view(-1, depth),
-        per_sample_weights=share.reshape(bags, -1), mode="sum",
-    )  # fmt: skip
-    return read.view(*position.shape[:3], depth)
+    grid = 2 * (position + 0.5) / extent - 1
+    grids, shares = (x.permute(3, 0, 2, 1, *range(4, x.ndim)).flatten(1, 2) for x in (grid, weights))
+    parts = zip(grids.split(_QUERIES_AT_A_TIME, dim=2), shares.split(_QUERIES_AT_A_TIME, dim=2))
+    read = torch.cat([_read(maps, *part) for part in parts], dim=2)  # (B·heads,d,Q)
+    return read.unflatten(0, (len(value), -1)).permute(0, 3, 1, 2)
 
 
-def _pad_with_zeros(value: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
-    """Values (B,N,heads,d) with a frame of zeros around every map, and the first row (scales,) of each map."""
-    parts = value.float().split([height * width for height, width in sizes], dim=1)
-    parts = [part.unflatten(1, size) for part, size in zip(parts, sizes)]  # (B,H_i,W_i,heads,d)
-    framed = [F.pad(part, (0, 0, 0, 0, 1, 1, 1, 1)).flatten(1, 2) for part in parts]
-    lengths = torch.tensor([0, *(part.shape[1] for part in framed[:-1])], device=value.device, dtype=torch.int32)
-    return torch.cat(framed, dim=1), lengths.cumsum(0, dtype=torch.int32)
+def _read(maps: list[Tensor], grids: Tensor, shares: Tensor) -> Tensor:
+    """Maps (n,d,H_i,W_i), for each a grid (n,q,points,2) from -1 to 1 and shares (n,q,points) -> (n,d,q)."""
+    read = (F.grid_sample(x, grid, align_corners=False) for x, grid in zip(maps, grids))
+    return sum((points * share[:, None]).sum(-1) for points, share in zip(read, shares))

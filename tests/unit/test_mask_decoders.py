@@ -1,11 +1,13 @@
-"""Pixel and query decoder: deformable attention against grid_sample, the query decoder against its layers by hand."""
+"""Pixel and query decoder: deformable attention against loops, the query decoder against its layers by hand."""
 
+import itertools
 import math
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from magnet.models import pixel_decoder
 from magnet.models.pixel_decoder import DeformableAttention, PixelDecoder, pixel_centres, read_scales, sine_position
 from magnet.models.query_decoder import QueryDecoder, blocked_pixels
 
@@ -14,19 +16,21 @@ NUM_TOKENS = sum(height * width for height, width in SIZES)
 HEADS, DEPTH, POINTS = 2, 4, 3
 
 
-def by_grid_sample(value, sizes, position, weights):
-    """The same reading, one scale after another."""
-    batch, num_queries, heads = position.shape[:3]
-    total, start = 0, 0
-    for scale, (height, width) in enumerate(sizes):
-        part = value[:, start : start + height * width].permute(0, 2, 3, 1).reshape(batch * heads, -1, height, width)
-        start += height * width
-        at = position[:, :, :, scale].transpose(1, 2).flatten(0, 1)  # (B·heads,Q,points,2) in pixels
-        grid = 2 * (at + 0.5) / at.new_tensor([width, height]) - 1
-        read = F.grid_sample(part, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        share = weights[:, :, :, scale].transpose(1, 2).flatten(0, 1)[:, None]  # (B·heads,1,Q,points)
-        total = total + (read * share).sum(-1)
-    return total.view(batch, heads, -1, num_queries).permute(0, 3, 1, 2)
+def by_loops(value, sizes, position, weights):
+    """The same reading, one number after another: the four pixels around a point, those outside are zero."""
+    rows = []
+    for b, q, head in itertools.product(*map(range, position.shape[:3])):
+        row, start = torch.zeros(value.shape[-1]), 0
+        for scale, (height, width) in enumerate(sizes):
+            for (x, y), share in zip(position[b, q, head, scale], weights[b, q, head, scale]):
+                left, top = math.floor(x.item()), math.floor(y.item())
+                for column, line in itertools.product((left, left + 1), (top, top + 1)):
+                    if 0 <= column < width and 0 <= line < height:
+                        pixel = value[b, start + line * width + column, head]
+                        row = row + share * (1 - (x - column).abs()) * (1 - (y - line).abs()) * pixel
+            start += height * width
+        rows.append(row)
+    return torch.stack(rows).view(*position.shape[:3], -1)
 
 
 @pytest.fixture
@@ -39,19 +43,17 @@ def readings():
     return torch.randn(2, NUM_TOKENS, HEADS, DEPTH), position, weights
 
 
-def test_reading_scales_is_grid_sample(readings):
-    value, position, weights = readings
-    torch.testing.assert_close(
-        read_scales(value, SIZES, position, weights),
-        by_grid_sample(value, SIZES, position, weights),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+def test_reading_scales_by_loops(readings, monkeypatch):
+    expected = by_loops(readings[0], SIZES, *readings[1:])
+    for at_a_time in (512, 4):  # all 11 queries, or in three parts
+        monkeypatch.setattr(pixel_decoder, "_QUERIES_AT_A_TIME", at_a_time)
+        value, position, weights = readings
+        torch.testing.assert_close(read_scales(value, SIZES, position, weights), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_of_reading_are_those_of_grid_sample(readings):
+def test_gradients_of_reading_by_loops(readings):
     direction, gradients = torch.randn(2, 11, HEADS, DEPTH), []
-    for function in (read_scales, by_grid_sample):
+    for function in (read_scales, by_loops):
         value, position, weights = (t.clone().requires_grad_() for t in readings)
         (function(value, SIZES, position, weights) * direction).sum().backward()
         gradients.append([value.grad, weights.grad, position.grad[:, 4:]])  # on a pixel there are two slopes
