@@ -40,6 +40,7 @@ class ModelConfig:
     decoder_width: int | None = None  # None: as published, half the last stage's channels in LAVT, 256 in MagNet
     gate_init: Literal["normal", "zero"] = "normal"  # the image side's gates: normal(0.02) is what LAVT's code does
     fusion: Literal["pwam", "pwam_matched", "cam"] = "pwam"  # MagNet; "pwam_matched" has as many parameters as "cam"
+    pixel_positions: bool = False  # add sine positions to the pixels where they meet words; not in the papers
     text_side: Literal["live", "released"] = "live"  # CAM: words read pixels, or what the released network computes
     pyramid: tuple[int, ...] = (1, 2, 3, 6)  # CAM: rows and columns of the pooled maps
     pixel_decoder_layers: int = 4  # MagNet, as its decoders' other sizes below
@@ -76,6 +77,7 @@ class OptimConfig:
     """AdamW, its schedule and what a step is made of."""
 
     lr: float = 5e-5
+    language_rate: float = 1.0  # the language encoder's rate is so many times lr
     weight_decay: float = 1e-2  # none for norms, biases, embeddings of position
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["polynomial", "cosine"] = "polynomial"

@@ -105,20 +105,23 @@ def _check_validation_split(settings: DataConfig) -> None:
 def build_optimizer(objective: torch.nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW, without decay for norms, biases and position tables; parameters matching `optim.frozen` stay fixed.
 
+    A group's "share" of the learning rate is `optim.language_rate` for the language encoder, 1 for all others.
     `optim.frozen` names the network's parameters as the network does, those of training-only parts with the part first.
     """
-    decayed, plain = [], []
-    names = [name.removeprefix("model.") for name, _ in objective.named_parameters()]
+    named = {name.removeprefix("model."): parameter for name, parameter in objective.named_parameters()}
     for pattern in optim.frozen:
-        if not any(re.search(pattern, name) for name in names):
-            raise ValueError(f"optim.frozen={pattern!r} matches no parameter; the first are {', '.join(names[:3])}")
-    for name, parameter in objective.named_parameters():
-        if any(re.search(pattern, name.removeprefix("model.")) for pattern in optim.frozen):
+        if not any(re.search(pattern, name) for name in named):
+            raise ValueError(f"optim.frozen={pattern!r} matches no parameter; the first are {', '.join([*named][:3])}")
+    groups = defaultdict(list)  # (decay, share of the rate) -> parameters
+    for name, parameter in named.items():
+        if any(re.search(pattern, name) for pattern in optim.frozen):
             parameter.requires_grad_(False)
         elif parameter.requires_grad:
-            (plain if parameter.ndim <= 1 or "position" in name else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
+            decay = 0.0 if parameter.ndim <= 1 or "position" in name else optim.weight_decay
+            share = optim.language_rate if name.startswith("language.") else 1.0
+            groups[decay, share].append(parameter)
+    settings = [{"params": group, "weight_decay": decay, "share": share} for (decay, share), group in groups.items()]
+    return torch.optim.AdamW(settings, lr=optim.lr, betas=optim.betas, fused=True)
 
 
 def choose_precision(optim: OptimConfig, device: torch.device) -> str:
@@ -209,7 +212,7 @@ class Trainer:
         torch.manual_seed(hash((self.config.seed, self.step, self.accelerator.process_index)))
         rate = learning_rate(self.config.optim, self.step, self.num_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         parts = [self._forward_backward(batch) for batch in batches]
         values = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
         self.step += 1

@@ -5,6 +5,7 @@ from torch.utils.checkpoint import checkpoint
 
 from magnet.config import ModelConfig
 from magnet.models.language import LanguageBackbone
+from magnet.models.positions import sine_position
 from magnet.models.vision import VisionBackbone
 
 
@@ -22,6 +23,8 @@ class ReferringNetwork(nn.Module):
         self.vision = VisionBackbone(config.vision, pad_then_roll=config.pad_then_roll)
         if self.vision.num_stages < 2:
             raise ValueError(f"vision.name={config.vision.name!r} has one stage; the decoders read two or more")
+        if config.pixel_positions and any(c % 4 for c in self.vision.channels):
+            raise ValueError(f"pixel_positions needs channels in fours, but the stages have {self.vision.channels}")
         self.language = LanguageBackbone(config.language, vocab_size, num_groups=self.vision.num_stages)
 
     def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
@@ -39,6 +42,10 @@ class ReferringNetwork(nn.Module):
     def forward(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
         """Images (B,3,H,W), token ids and mask (B,T) -> all that `encode` and `decode` give."""
         return self.decode(self.encode(images, token_ids, token_mask))
+
+    def _placed(self, pixels: Tensor) -> Tensor:
+        """Pixels (B,C,H,W) as they meet words: with `pixel_positions` they say where they are."""
+        return pixels + sine_position(pixels) if self.config.pixel_positions else pixels
 
     def _run_stage(self, *inputs) -> tuple[Tensor, Tensor, Tensor]:
         if self.config.gradient_checkpointing and self.training:

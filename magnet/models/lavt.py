@@ -24,7 +24,7 @@ class LAVT(ReferringNetwork):
 
     def _stage(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.vision.stage(index, x)
-        fused = self.fusions[index](x, words, token_mask)
+        fused = self.fusions[index](self._placed(x), words, token_mask)
         normed = to_map(self.norms[index](to_tokens(fused)), fused.shape[-2:])
         return self.gates[index](x, fused) if index < len(self.gates) else x, words, normed
 

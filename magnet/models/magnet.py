@@ -50,10 +50,11 @@ class MagNet(ReferringNetwork):
     def _stage(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.vision.stage(index, x)
         words = self.language.group(index, words, token_mask)
-        fused, features = self.image_sides[index](x, words, token_mask)
+        placed = self._placed(x)
+        fused, features = self.image_sides[index](placed, words, token_mask)
         if index == len(self.gates):  # after the last stage nothing would read the exchange
             return x, words, features
-        changed = self.text_sides[index](words, x, token_mask) if self.text_sides else words
+        changed = self.text_sides[index](words, placed, token_mask) if self.text_sides else words
         return self.gates[index](x, fused), changed, features
 
     def decode(self, features: dict) -> dict:

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
 
 from magnet.models.attention import to_map, to_tokens
+from magnet.models.positions import sine_position
 
 Sizes = list[tuple[int, int]]  # (H_i, W_i) of every scale, in the order of the tokens
 _QUERIES_AT_A_TIME = 512
@@ -24,31 +24,25 @@ class PixelDecoder(nn.Module):
     ):
         super().__init__()
         self.project = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, width, kernel_size=1), nn.GroupNorm(math.gcd(32, width), width))
+            nn.Sequential(nn.Conv2d(c, width, kernel_size=1), nn.GroupNorm(_num_groups(width), width))
             for c in reversed(channels)
         )
         self.scale_embedding = nn.Parameter(torch.randn(len(channels), width))
         sizes = (width, num_heads, len(channels), num_points, feedforward)
         self.layers = nn.ModuleList(DeformableLayer(*sizes) for _ in range(num_layers))
         self.mask_features = nn.Conv2d(width, width, kernel_size=1)
-        self.sine = sine_position(width)
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         maps = [project(x) for project, x in zip(self.project, reversed(maps))]
         sizes = [tuple(x.shape[-2:]) for x in maps]
         tokens = torch.cat([to_tokens(x) for x in maps], dim=1)  # (B,N,width), N over all scales
-        sines = [to_tokens(self.sine((1, *x.shape[1:]), x.device, torch.float32)) for x in maps]
+        sines = [to_tokens(sine_position(x)) for x in maps]
         position = torch.cat([sine + row for sine, row in zip(sines, self.scale_embedding)], dim=1)
         for layer in self.layers:
             tokens = layer(tokens, position, sizes)
         lengths = [height * width for height, width in sizes]
         maps = [to_map(part, size) for part, size in zip(tokens.split(lengths, dim=1), sizes)]
         return maps, self.mask_features(maps[-1])
-
-
-def sine_position(width: int) -> nn.Module:
-    """Half of `width` for the row, then half for the column: sine and cosine of (1..size)/size·2π at many rates."""
-    return Mask2FormerSinePositionEmbedding(num_position_features=width // 2, normalize=True)
 
 
 class DeformableLayer(nn.Module):
@@ -104,6 +98,12 @@ class DeformableAttention(nn.Module):
     def forward(self, query: Tensor, value: Tensor, sizes: Sizes) -> Tensor:
         value = self.value(value).unflatten(-1, (self.shape[0], -1))  # (B,N,heads,d)
         return self.out(read_scales(value, sizes, *self.sampling(query, sizes)).flatten(2))
+
+
+def _num_groups(width: int) -> int:
+    """32 as released, fewer where that would leave a group less than four channels: a norm of each channel over all
+    positions takes out whatever the sentence says to all of them alike (our choice)."""
+    return math.gcd(32, width // 4)
 
 
 def pixel_centres(sizes: Sizes, device: torch.device) -> Tensor:

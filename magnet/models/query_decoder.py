@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magnet.models.attention import to_tokens
-from magnet.models.pixel_decoder import sine_position
+from magnet.models.positions import sine_position
 
 
 class QueryDecoder(nn.Module):
@@ -28,11 +28,10 @@ class QueryDecoder(nn.Module):
         self.mask_embedding = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
         )
-        self.sine = sine_position(width)
 
     def forward(self, maps: list[Tensor], mask_features: Tensor) -> list[Tensor]:
         values = [to_tokens(x) + row for x, row in zip(maps, self.scale_embedding)]  # (B,N_i,width)
-        keys = [v + to_tokens(self.sine((1, *x.shape[1:]), x.device, torch.float32)) for v, x in zip(values, maps)]
+        keys = [v + to_tokens(sine_position(x)) for v, x in zip(values, maps)]
         query = self.query.expand(len(mask_features), -1, -1)  # (B,1,width)
         predictions = [self.predict(query, mask_features)]
         for index, layer in enumerate(self.layers):

@@ -9,6 +9,7 @@ from test_lavt import BACKBONES, TINY, make_inputs
 import magnet
 from magnet.losses import TERMS
 from magnet.models.magnet import _say_groups
+from magnet.models.positions import sine_position
 
 SMALL = replace(
     TINY, method="magnet", fusion="cam", decoder_width=16, num_heads=2, num_points=2, pixel_decoder_layers=2,
@@ -21,7 +22,7 @@ def build(config=SMALL, seed: int = 0, opened: bool = True) -> torch.nn.Module:
     """`opened`: text gates that a fresh network keeps closed are drawn at random, so that words do read pixels."""
     torch.manual_seed(seed)
     model = magnet.build_model(config)
-    for side in model.text_sides if opened else []:
+    for side in getattr(model, "text_sides", []) if opened else []:
         for parameter in side.parameters():
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -69,6 +70,21 @@ def test_both_sides_read_what_was_there_before_the_exchange():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("config", [SMALL, TINY], ids=["magnet", "lavt"])
+def test_positions_stand_where_pixels_meet_words_and_nowhere_else(config):
+    plain, placed = (build(replace(config, pixel_positions=on)) for on in (False, True))
+    seen = {}
+    for name, network in (("plain", plain), ("placed", placed)):
+        fusion = (network.image_sides if hasattr(network, "image_sides") else network.fusions)[0]
+        fusion.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]}))
+        network.gates[0].register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.update({f"{name} gate": inputs[0]})
+        )
+        network.encode(*make_inputs())
+    torch.testing.assert_close(seen["placed"], seen["plain"] + sine_position(seen["plain"]))
+    torch.testing.assert_close(seen["placed gate"], seen["plain gate"])
+
+
 def test_words_read_pixels_only_through_the_text_side():
     images, token_ids, token_mask = make_inputs()
     for fusion in FUSIONS:

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from magnet.models import pixel_decoder
-from magnet.models.pixel_decoder import DeformableAttention, PixelDecoder, pixel_centres, read_scales, sine_position
+from magnet.models.pixel_decoder import DeformableAttention, PixelDecoder, pixel_centres, read_scales
+from magnet.models.positions import sine_position
 from magnet.models.query_decoder import QueryDecoder, blocked_pixels
 
 SIZES = [(2, 3), (4, 5), (7, 9)]
@@ -86,7 +87,7 @@ def test_heads_start_in_directions_of_their_own():
 
 @torch.no_grad()
 def test_sine_position_by_formula():
-    sine = sine_position(8)((1, 8, 3, 5), torch.device("cpu"), torch.float32)[0]
+    sine = sine_position(torch.zeros(1, 8, 3, 5))[0]
     for row, column in [(0, 0), (2, 3)]:
         for half, place in enumerate(((row + 1) / (3 + 1e-6), (column + 1) / (5 + 1e-6))):
             for k in range(2):
@@ -149,7 +150,7 @@ def test_query_decoder_by_hand():
             blocked = F.interpolate(logits[None, None], size=size, mode="bilinear").flatten().sigmoid() < 0.5
             blocked = blocked if not blocked.all() else torch.zeros_like(blocked)
             value = x.flatten(1).T + decoder.scale_embedding[scale]
-            key = value + decoder.sine((1, *x.shape), x.device, x.dtype)[0].flatten(1).T
+            key = value + sine_position(x[None])[0].flatten(1).T
             position = decoder.query_position[0]
             read = by_hand(layer.cross_attention, query + position, key, value, blocked)
             query = layer.cross_norm(query + read)

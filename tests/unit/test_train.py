@@ -46,6 +46,17 @@ def test_decay_spares_norms_biases_and_position_tables():
     assert rates["norms.0.weight"] == rates["fusions.0.key.bias"] == 0.0 and rates["fusions.0.key.weight"] == 0.01
 
 
+def test_the_language_encoder_can_have_a_rate_of_its_own(run_root):
+    """Adam's first step moves a weight by its rate, whatever the gradient."""
+    config = tiny_config(num_steps=1, lr=1e-3, language_rate=0.1, weight_decay=0.0, clip_norm=None)
+    torch.manual_seed(config.seed)
+    start = Objective(config).state_dict()
+    saved = load_file(magnet.fit(config, progress=False).checkpoint)
+    names = ("language.encoder.embeddings.word_embeddings.weight", "fusions.0.pixel.weight")
+    words, pixels = ((saved[f"model.{name}"] - start[f"model.{name}"]).abs().max().item() for name in names)
+    assert words / pixels == pytest.approx(0.1, rel=0.02)
+
+
 def sampled(start=0, stop=6, process=0, num_processes=1, num_items=10, **optim):
     return list(
         StepSampler(num_items, True, 7, start, stop, OptimConfig(batch_size=8, **optim), process, num_processes)
