@@ -77,7 +77,9 @@ class OptimConfig:
     """AdamW, its schedule and what a step is made of."""
 
     lr: float = 5e-5
-    language_rate: float = 1.0  # the language encoder's rate is so many times lr
+    rates: dict[str, float] = field(
+        default_factory=dict
+    )  # "^language": 0.1 learns at a tenth of lr; the first match counts
     weight_decay: float = 1e-2  # none for norms, biases, embeddings of position
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["polynomial", "cosine"] = "polynomial"

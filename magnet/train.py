@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -105,23 +105,30 @@ def _check_validation_split(settings: DataConfig) -> None:
 def build_optimizer(objective: torch.nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW, without decay for norms, biases and position tables; parameters matching `optim.frozen` stay fixed.
 
-    A group's "share" of the learning rate is `optim.language_rate` for the language encoder, 1 for all others.
-    `optim.frozen` names the network's parameters as the network does, those of training-only parts with the part first.
+    A group's "share" of the learning rate is that of the first pattern of `optim.rates` that matches, or 1. Patterns
+    name the network's parameters as the network does, those of training-only parts with the part first.
     """
     named = {name.removeprefix("model."): parameter for name, parameter in objective.named_parameters()}
-    for pattern in optim.frozen:
-        if not any(re.search(pattern, name) for name in named):
-            raise ValueError(f"optim.frozen={pattern!r} matches no parameter; the first are {', '.join([*named][:3])}")
+    _check_patterns("frozen", optim.frozen, named)
+    _check_patterns("rates", optim.rates, named)
     groups = defaultdict(list)  # (decay, share of the rate) -> parameters
     for name, parameter in named.items():
         if any(re.search(pattern, name) for pattern in optim.frozen):
             parameter.requires_grad_(False)
         elif parameter.requires_grad:
             decay = 0.0 if parameter.ndim <= 1 or "position" in name else optim.weight_decay
-            share = optim.language_rate if name.startswith("language.") else 1.0
+            share = next((share for pattern, share in optim.rates.items() if re.search(pattern, name)), 1.0)
             groups[decay, share].append(parameter)
     settings = [{"params": group, "weight_decay": decay, "share": share} for (decay, share), group in groups.items()]
     return torch.optim.AdamW(settings, lr=optim.lr, betas=optim.betas, fused=True)
+
+
+def _check_patterns(field: str, patterns: Iterable[str], names: Iterable[str]) -> None:
+    """A pattern that matches no parameter would do nothing, in silence."""
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            first = ", ".join(list(names)[:3])
+            raise ValueError(f"optim.{field}={pattern!r} matches no parameter; the first are {first}")
 
 
 def choose_precision(optim: OptimConfig, device: torch.device) -> str:

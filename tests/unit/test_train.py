@@ -46,9 +46,11 @@ def test_decay_spares_norms_biases_and_position_tables():
     assert rates["norms.0.weight"] == rates["fusions.0.key.bias"] == 0.0 and rates["fusions.0.key.weight"] == 0.01
 
 
-def test_the_language_encoder_can_have_a_rate_of_its_own(run_root):
+def test_parts_can_have_rates_of_their_own(run_root):
     """Adam's first step moves a weight by its rate, whatever the gradient."""
-    config = tiny_config(num_steps=1, lr=1e-3, language_rate=0.1, weight_decay=0.0, clip_norm=None)
+    config = tiny_config(
+        num_steps=1, lr=1e-3, rates={"^language": 0.1, "embeddings": 9.0}, weight_decay=0.0, clip_norm=None
+    )
     torch.manual_seed(config.seed)
     start = Objective(config).state_dict()
     saved = load_file(magnet.fit(config, progress=False).checkpoint)
