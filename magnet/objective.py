@@ -26,6 +26,10 @@ class Objective(nn.Module):
         self.model.to(memory_format=torch.channels_last)  # the layout convolutions are quickest in
         self.grounding = self.alignment = None
         if config.grounding:
+            if config.data.words == "none":
+                raise ValueError(
+                    "data.words='none' leaves grounding no word to hide; set grounding=None, --no-grounding"
+                )
             tokenizer = load_tokenizer(config.model.language.vocabulary)
             self.grounding = MaskGrounding(config.grounding, self.model, tokenizer)
             self.weights["grounding"] = config.grounding.weight

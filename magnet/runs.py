@@ -168,17 +168,9 @@ def load_weights(model, path: Path | str) -> None:
 
 
 def fill(model, tensors: dict, path: Path | str) -> None:
-    own = model.state_dict()
-    wrong = [f"{k} (only in the file)" for k in tensors if k not in own]
-    wrong += [f"{k} (missing from the file)" for k in own if k not in tensors]
-    both = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
-    wrong += [f"{k} ({list(tensors[k].shape)} instead of {list(own[k].shape)})" for k in both]
-    if wrong:
-        raise ValueError(f"{path} does not fit this network: {len(wrong)} tensors differ, first {'; '.join(wrong[:5])}")
-    bad = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad:
-        raise ValueError(f"{path} holds NaN or infinite weights, first in {bad[0]}; train or fetch it again")
-    model.load_state_dict(tensors)
+    from magnet.models import weights  # here: a run folder is read without a network
+
+    weights.fill(model, tensors, str(path))
 
 
 def open_run(config: Config, start: str | None = None) -> Run:
@@ -222,11 +214,14 @@ def find(source: "str | Path | Run") -> Run:
     for folder in (path, *([path.parent] if path.suffix else []), ROOT / path.name):
         if (folder / "config.json").exists():
             return read_run(folder)
-    for made in ("model.safetensors", "config.json"):  # the newest with weights, else the newest at all
-        newest = sorted(ROOT.glob(f"{source}-*/{made}"), key=lambda p: p.stat().st_mtime)
-        if newest:
-            return read_run(newest[-1].parent)
-    raise FileNotFoundError(f"no run {str(source)!r}. {_known_runs()}")
+    if path.is_file():
+        raise ValueError(f"{path} is a file of weights, not a run; released ones are read by magnet.load_released")
+    if path.name == str(source):  # a recipe: its newest with weights, else its newest at all
+        for made in ("model.safetensors", "config.json"):
+            newest = sorted(ROOT.glob(f"{source}-*/{made}"), key=lambda p: p.stat().st_mtime)
+            if newest:
+                return read_run(newest[-1].parent)
+    raise FileNotFoundError(f"no run and no file {str(source)!r}. {_known_runs()}")
 
 
 def _known_runs() -> str:

@@ -28,6 +28,20 @@ def tiny_config(**optim) -> Config:
     return dataclasses.replace(config, model=model, optim=optim, data=data, checkpoint_every=4, log_every=1)
 
 
+def tiny_magnet(**optim) -> Config:
+    """MagNet with the backbones of `tiny_config` and narrow decoders.
+
+    On 64 px scenes: at 32 px the last stage has a single pixel, too little for the pixel decoder's norm.
+    """
+    config, recipe = tiny_config(**optim), magnet.recipe("magnet_tiny")
+    model = dataclasses.replace(
+        recipe.model, vision=config.model.vision, language=config.model.language, decoder_width=16, num_heads=2,
+        pixel_decoder_feedforward=16, decoder_feedforward=16,
+    )  # fmt: skip
+    data = dataclasses.replace(config.data, image_size=64)
+    return dataclasses.replace(config, recipe="magnet_tiny", model=model, data=data, losses=recipe.losses)
+
+
 @pytest.fixture
 def run_root(tmp_path, monkeypatch) -> Path:
     """An empty folder for runs."""

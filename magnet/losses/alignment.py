@@ -20,8 +20,7 @@ class Alignment(nn.Module):
 
     def __init__(self, config: AlignmentConfig, word_width: int, feature_width: int):
         super().__init__()
-        if config.sentence not in ("mean", "first"):
-            raise ValueError(f"alignment.sentence={config.sentence!r}: one of 'mean', 'first'")
+        _check(config)
         self.config = config
         self.text = nn.Linear(word_width, feature_width) if config.pixel_text else None
 
@@ -42,6 +41,14 @@ class Alignment(nn.Module):
         """(B,D) float32."""
         words, mask = outputs["word_features"].float(), outputs["token_mask"][:, :, None].float()
         return words[:, 0] if self.config.sentence == "first" else (words * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def _check(config: AlignmentConfig) -> None:
+    if config.sentence not in ("mean", "first"):
+        raise ValueError(f"alignment.sentence={config.sentence!r}: one of 'mean', 'first'")
+    for name in ("pixel_temperature", "text_temperature", "num_samples"):
+        if getattr(config, name) <= 0:
+            raise ValueError(f"alignment.{name}={getattr(config, name)}: above 0 is needed")
 
 
 Samples = tuple[Tensor, Tensor]  # unit vectors (B,S,C), and which of them are there, bool (B,S)

@@ -20,6 +20,8 @@ class ReferringNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.vision = VisionBackbone(config.vision, pad_then_roll=config.pad_then_roll)
+        if self.vision.num_stages < 2:
+            raise ValueError(f"vision.name={config.vision.name!r} has one stage; the decoders read two or more")
         self.language = LanguageBackbone(config.language, vocab_size, num_groups=self.vision.num_stages)
 
     def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:

@@ -1,13 +1,9 @@
 """Language backbones in groups of layers: any Hugging Face encoder with a layer list (BERT, RoBERTa, DistilBERT...)."""
 
-import logging
-
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
 
 from magnet.config import LanguageConfig
-
-_logger = logging.getLogger(__name__)
 
 
 class LanguageBackbone(nn.Module):
@@ -24,8 +20,6 @@ class LanguageBackbone(nn.Module):
         layers = _layer_list(self.encoder)
         self.num_groups = num_groups
         self.group_sizes = [len(layers) // num_groups + (i < len(layers) % num_groups) for i in range(num_groups)]
-        if len(layers) % num_groups:
-            _logger.info("%d language layers make groups of %s", len(layers), self.group_sizes)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Token ids (B,T) -> words (B,T,D) before the first layer."""

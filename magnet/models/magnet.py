@@ -1,5 +1,8 @@
 """MagNet: vision and language change each other stage by stage; a query decoder finds the mask (CVPR 2024)."""
 
+import logging
+from functools import lru_cache
+
 from torch import Tensor, nn
 
 from magnet.config import ModelConfig
@@ -12,6 +15,7 @@ from magnet.models.query_decoder import QueryDecoder
 
 WIDTH = 256  # of both decoders, as released
 FUSIONS, TEXT_SIDES = ("pwam", "pwam_matched", "cam"), ("live", "released")
+_logger = logging.getLogger(__name__)
 
 
 class MagNet(ReferringNetwork):
@@ -26,6 +30,7 @@ class MagNet(ReferringNetwork):
         super().__init__(config, vocab_size)
         channels, words = self.vision.channels, self.language.width
         _check(config, channels)
+        _say_groups(*self.language.group_sizes)
         self.image_sides, self.text_sides = _sides(config, channels, words)
         activation = nn.functional.gelu if config.fusion == "cam" else nn.functional.relu
         self.gates = nn.ModuleList(LanguageGate(c, config.gate_init, activation) for c in channels[:-1])
@@ -74,6 +79,13 @@ def _sides(config: ModelConfig, channels: list[int], words: int) -> tuple[nn.Mod
     return nn.ModuleList(image_sides), nn.ModuleList(text_sides)
 
 
+@lru_cache  # once, not for every network that is built
+def _say_groups(*sizes: int) -> None:
+    """As a warning, which shows wherever logging was not set up: it decides which exchange the words still feel."""
+    if len(set(sizes)) > 1:
+        _logger.warning("the language layers, %d for %d stages, make groups of %s", sum(sizes), len(sizes), list(sizes))
+
+
 def _check(config: ModelConfig, channels: list[int]) -> None:
     """Raises ValueError for sizes that the parts cannot have."""
     width = config.decoder_width or WIDTH
@@ -82,7 +94,5 @@ def _check(config: ModelConfig, channels: list[int]) -> None:
             raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")
     if config.fusion == "cam" and any(c % 4 for c in channels):
         raise ValueError(f"fusion='cam' splits channels by 4, but {config.vision.name!r} has {channels}")
-    if len(channels) < 2:
-        raise ValueError(f"vision.name={config.vision.name!r} has one stage; MagNet's decoder reads two or more")
     if width % 4 or width % config.num_heads:
         raise ValueError(f"decoder_width={width} must be a multiple of 4 and of num_heads={config.num_heads}")

@@ -92,15 +92,17 @@ class DeformableAttention(nn.Module):
         for parameter in (self.offsets.weight, self.weights.weight, self.weights.bias):
             nn.init.zeros_(parameter)
 
-    def forward(self, query: Tensor, value: Tensor, sizes: Sizes) -> Tensor:
-        num_heads = self.shape[0]
+    def sampling(self, query: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
+        """Where each query (B,N,D) reads, as `read_scales` takes it, and with what weights, which sum to 1 a head."""
         offsets = self.offsets(query).float().unflatten(-1, (*self.shape, 2))  # (B,N,heads,scales,points,2)
-        weights = self.weights(query).float().unflatten(-1, (num_heads, -1)).softmax(-1)
+        weights = self.weights(query).float().unflatten(-1, (self.shape[0], -1)).softmax(-1)
         extent = offsets.new_tensor([(width, height) for height, width in sizes])[:, None]  # (scales,1,2)
         position = pixel_centres(sizes, query.device)[:, None, None, None] * extent + offsets - 0.5
-        read = read_scales(self.value(value).unflatten(-1, (num_heads, -1)), sizes, position,
-                           weights.unflatten(-1, self.shape[1:]))  # fmt: skip
-        return self.out(read.flatten(2))
+        return position, weights.unflatten(-1, self.shape[1:])
+
+    def forward(self, query: Tensor, value: Tensor, sizes: Sizes) -> Tensor:
+        value = self.value(value).unflatten(-1, (self.shape[0], -1))  # (B,N,heads,d)
+        return self.out(read_scales(value, sizes, *self.sampling(query, sizes)).flatten(2))
 
 
 def pixel_centres(sizes: Sizes, device: torch.device) -> Tensor:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from magnet.config import LanguageConfig, ModelConfig, VisionConfig
 from magnet.models import build_model
-from magnet.models.vision import differences
+from magnet.models.weights import Tensors, fill
+from magnet.runs import read_tensors
 
-Tensors = Mapping[str, Tensor]
 Rename = tuple[str, str | Callable[[re.Match], str]]
 
 
@@ -42,34 +42,48 @@ def load_released(source: str | Path | Mapping) -> nn.Module:
     Raises ValueError where a tensor is missing, left over, of another shape or not finite.
     """
     label = "the given state dict" if isinstance(source, Mapping) else str(source)
-    tensors = _tensors(source if isinstance(source, Mapping) else _read(Path(source).expanduser()))
+    tensors = _tensors(source if isinstance(source, Mapping) else _read(Path(source).expanduser()), label)
     release = _recognise(tensors, label)
-    try:
-        config = release.configure(tensors)
-    except KeyError as error:
-        raise ValueError(f"{label}: a {release.name} checkpoint without the tensor {error}; is it complete?") from error
-    model = build_model(config)
-    _fill(model, tensors, release, label)
+    model = _build(release, tensors, label)
+    own, named = model.state_dict(), {}
+    for name, tensor in tensors.items():
+        if not any(re.search(pattern, name) for pattern in release.unused):
+            ours = _rename(name, release.renames)
+            named[ours] = _without_kernel(tensor, own.get(ours))
+    fill(model, named, f"{label}, a {release.name} with {model.config.vision.options} by its tensors,")
     return model.eval()
 
 
 def _read(path: Path) -> Mapping:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; give the path of a released .pth file")
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    with path.open("rb") as file:
+        start = file.read(8)
+    if not start.startswith((b"PK\3\4", b"\x80")):  # a zip or a bare pickle
+        raise ValueError(f"{path}: not a checkpoint of PyTorch, it begins with {start!r}; fetch it again")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # LAVT keeps its command line beside the weights
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: refused, it holds more than tensors and plain values: {error}") from error
+        found = re.search(r"Unsupported.*", str(error))  # the rest advises to run whatever the file says
+        raise ValueError(f"{path}: refused, more than tensors and plain values: {found and found[0]}") from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path}: not a readable checkpoint, perhaps cut short; fetch it again ({error})") from error
 
 
-def _tensors(contents: Mapping) -> dict[str, Tensor]:
+def _tensors(contents: Mapping, label: str) -> dict[str, Tensor]:
     """All weights under the names of the one-module form."""
-    model, text = contents.get("model", contents), contents.get("bert_model", {})
-    named = {**model, **{f"text_encoder.{name}": tensor for name, tensor in text.items()}}
-    return {name: tensor for name, tensor in named.items() if isinstance(tensor, Tensor)}
+    if isinstance(contents, Mapping):
+        contents, text = contents.get("model", contents), contents.get("bert_model", {})
+    if not isinstance(contents, Mapping):
+        raise ValueError(f"{label}: a checkpoint is a dictionary of tensors, not a {type(contents).__name__}")
+    named = {**contents, **{f"text_encoder.{name}": tensor for name, tensor in text.items()}}
+    tensors = {name: tensor for name, tensor in named.items() if isinstance(tensor, Tensor)}
+    if not tensors:
+        raise ValueError(f"{label}: there are no tensors in it, only {list(contents)[:5]}; give what holds the tensors")
+    return tensors
 
 
 def _recognise(tensors: Tensors, label: str) -> Release:
@@ -82,36 +96,20 @@ def _recognise(tensors: Tensors, label: str) -> Release:
 
 
 _OTHER_KINDS = {
+    "module.": "Its names begin with 'module.', as data-parallel training saves them: take that off.",
     "vision.body.": "This is a checkpoint of this package: use magnet.load.",
     "layers.0.": "This looks like a bare vision backbone: name it in vision.pretrained.",
     ("embeddings.", "bert."): "This looks like a bare language encoder: name its folder in language.pretrained.",
 }
 
 
-def _fill(model: nn.Module, tensors: Tensors, release: Release, label: str) -> None:
-    own, named = model.state_dict(), {}
-    for name, tensor in tensors.items():
-        if not any(re.search(pattern, name) for pattern in release.unused):
-            ours = _rename(name, release.renames)
-            named[ours] = _without_kernel(tensor, own.get(ours))
-    if problems := differences(own, named):
-        raise ValueError(
-            f"{label}: not a whole {release.name} checkpoint, or one of another version; {len(problems)} tensors "
-            f"differ from the {model.config.vision.options} it seems to be: {'; '.join(problems[:5])}. "
-            f"{_likely_reason(problems)}"
-        )
-    model.load_state_dict(named)
-
-
-def _likely_reason(problems: list[str]) -> str:
-    """What the kinds of difference have in common."""
-    if all(problem.endswith("is missing") for problem in problems):
-        return "It was saved in parts or cut short: fetch it again"
-    if all(problem.endswith("has no place") for problem in problems):
-        return "It holds more than the evaluated network: leave these tensors out of the state dict"
-    if any(problem.endswith("is not finite") for problem in problems):
-        return "It was damaged, or training had diverged: fetch it again"
-    return "Its parts are of different sizes or it is another network: the first tensors say which part"
+def _build(release: Release, tensors: Tensors, label: str) -> nn.Module:
+    try:
+        return build_model(release.configure(tensors))
+    except KeyError as error:
+        raise ValueError(f"{label}: a {release.name} checkpoint without the tensor {error}; is it complete?") from error
+    except Exception as error:  # sizes that do not go together fail in whatever part meets them first
+        raise ValueError(f"{label}: a {release.name} checkpoint of sizes no network has, damaged? ({error})") from error
 
 
 def _rename(name: str, renames: list[Rename]) -> str:

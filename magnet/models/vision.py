@@ -5,7 +5,6 @@ rolling; timm rolls before it pads, which is another function wherever a map is 
 """
 
 import sys
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magnet.config import VisionConfig
+from magnet.models.weights import differences
 
 _ANY_IMAGE_SIZE = {  # module of timm -> what lets its networks take images of any size
     "timm.models.swin_transformer": {"strict_img_size": False, "always_partition": True},
@@ -79,7 +79,12 @@ def _create(config: VisionConfig, *, staged: bool) -> nn.Module:
     options = {"drop_path_rate": config.drop_path, **_ANY_IMAGE_SIZE.get(_family(config), {}), **config.options}
     if not staged:
         options.pop("out_indices", None)  # which maps are stages: nothing a whole network knows
-    return timm.create_model(config.name, **options, **({"features_only": True} if staged else {"num_classes": 0}))
+    try:
+        return timm.create_model(config.name, **options, **({"features_only": True} if staged else {"num_classes": 0}))
+    except TypeError as error:  # an option that this family does not have
+        raise ValueError(
+            f"vision.name={config.name!r} does not take vision.options={config.options}: {error}"
+        ) from error
 
 
 def _family(config: VisionConfig) -> str:
@@ -146,19 +151,6 @@ def _load_pretrained(body: FeatureListNet, config: VisionConfig) -> None:
             f"{error}. Name the network it was made for, or change vision.options"
         ) from error
     body.load_state_dict(given)
-
-
-def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What keeps tensors read from a file from filling a network's own: one line each, empty if they fit."""
-    problems = [f"{name} is missing" for name in own if name not in given]
-    for name, tensor in given.items():
-        if name not in own:
-            problems.append(f"{name} has no place")
-        elif tensor.shape != own[name].shape:
-            problems.append(f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}")
-        elif not tensor.isfinite().all():
-            problems.append(f"{name} is not finite")
-    return problems
 
 
 def _flat_name(name: str, own: dict) -> str:

@@ -1,111 +1,162 @@
-"""What each variant of a method costs: parameters, arithmetic and time, all parts alike but the one that varies.
+"""What each variant of MagNet costs: parameters, arithmetic and time, all parts alike but those that vary.
 
-magnet benchmark variants                               # of magnet_tiny, about a minute
-magnet benchmark variants --recipe magnet_base --steps 0    # parameters and GFLOP only
+magnet benchmark variants                                   # of magnet_tiny, a minute or two
+magnet benchmark variants --recipe magnet_base --steps 0    # parameters and GFLOP only, a few minutes
 """
 
-import dataclasses
-import statistics
 import time
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
 
 import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
-import magnet
-from magnet import losses
-from magnet.config import Config, ModelConfig
-from magnet.models import build_model
+from magnet import losses, runs
+from magnet.config import AlignmentConfig, Config, GroundingConfig, ModelConfig
+from magnet.data import load_tokenizer
+from magnet.objective import Objective
 from magnet.train import build_optimizer, choose_precision
 
 
 def variants(config: Config) -> dict[str, Config]:
-    """The recipe with every fusion; nothing else changes."""
-    choices = {
+    """The recipe with every fusion and without training-only parts, then with `cam` and every part, alone and together.
+
+    Parts have the recipe's settings, where it has them. Nothing else changes.
+    """
+    grounding, alignment = config.grounding or GroundingConfig(), config.alignment or AlignmentConfig()
+    plain = replace(config, grounding=None, alignment=None)
+    models = {
         "pwam": {"fusion": "pwam"},
         "pwam_matched": {"fusion": "pwam_matched"},
         "cam": {"fusion": "cam"},
         "cam, text side as released": {"fusion": "cam", "text_side": "released"},
     }
-    return {
-        name: dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
-        for name, fields in choices.items()
+    parts = {
+        "grounding, two passes": {"grounding": replace(grounding, passes=2)},
+        "grounding, one pass": {"grounding": replace(grounding, passes=1)},
+        "alignment, pixel_pixel": {"alignment": replace(alignment, pixel_text=0.0)},
+        "alignment, pixel_text": {"alignment": replace(alignment, pixel_pixel=0.0)},
+        "alignment, both": {"alignment": alignment},
+        "grounding, two passes + alignment, both": {
+            "grounding": replace(grounding, passes=2),
+            "alignment": alignment,
+        },
     }
+    made = {name: replace(plain, model=replace(config.model, **fields)) for name, fields in models.items()}
+    return made | {f"cam + {name}": replace(made["cam"], **fields) for name, fields in parts.items()}
 
 
-def measure_variants(recipe: str = "magnet_tiny", steps: int = 5, batch_size: int | None = None) -> pd.DataFrame:
-    """One row a variant: parameters, GFLOP of one image's forward pass (matrix products, convolutions, attention),
-    median seconds of a training step of `batch_size` random images. Variants take turns, so that a machine that slows
-    down slows all of them. Backbones have random weights: that costs the same.
+def measure_variants(config: Config, steps: int = 5, batch_size: int | None = None) -> pd.DataFrame:
+    """One row a variant of `config`, on random images and words; backbones have random weights: that costs the same.
+
+    parameters: of the network; training_parameters: of the training-only parts.
+    forward_gflop: one image's way through the network (matrix products, convolutions, attention);
+    training_gflop: the same of what a training step computes before its backward pass.
+    seconds_per_step: median over `steps` rounds of a training step of `batch_size` images (None: the recipe's).
+    ratio: its seconds to those of the same network without training-only parts; the median of the rounds' ratios.
+    Variants take turns in a round, so that a machine that slows down slows all of them. Without `steps` one network at
+    a time is in memory, with them all are.
     """
-    configs = variants(magnet.recipe(recipe))
-    steppers = {name: Stepper(config, batch_size or config.optim.batch_size) for name, config in configs.items()}
-    seconds = {name: [] for name in steppers}
-    for _ in range(steps + 1 if steps else 0):  # the first turn is not counted
-        for name, stepper in steppers.items():
-            seconds[name].append(stepper.seconds())
-    rows = [
-        {
-            "variant": name,
-            "parameters": sum(p.numel() for p in stepper.model.parameters()),
-            "gflop_per_image": stepper.gflop_per_image(),
-            "seconds_per_step": statistics.median(seconds[name][1:]) if steps else None,
-        }
-        for name, stepper in steppers.items()
-    ]
-    return pd.DataFrame(rows)
+    configs, rows, steppers = variants(config), [], {}
+    for name, variant in configs.items():
+        stepper = Stepper(variant, batch_size or config.optim.batch_size)
+        rows.append({"variant": name, **stepper.cost()})
+        if steps:
+            steppers[name] = stepper
+    table = pd.DataFrame(rows)
+    rounds = pd.DataFrame(
+        [{name: stepper.seconds(turn) for name, stepper in steppers.items()} for turn in range(steps + 1)][1:]
+    )  # the first round is not counted
+    return _with_times(table, rounds, configs) if steps else table
+
+
+def _with_times(table: pd.DataFrame, rounds: pd.DataFrame, configs: dict[str, Config]) -> pd.DataFrame:
+    """`rounds`: seconds, a row a round, a column a variant."""
+    plain = {repr(c.model): name for name, c in configs.items() if not (c.grounding or c.alignment)}
+    ratios = rounds / rounds[[plain[repr(configs[name].model)] for name in rounds]].to_numpy()
+    return table.assign(
+        seconds_per_step=table["variant"].map(rounds.median()), ratio=table["variant"].map(ratios.median())
+    )
 
 
 class Stepper:
-    """A network of the configuration's sizes, with random weights, and a random batch to train it on."""
+    """What training makes of a configuration, with random weights, and a random batch to train it on."""
 
     def __init__(self, config: Config, batch_size: int):
         torch.manual_seed(0)
-        self.config = config
+        self.config = replace(config, model=offline(config.model))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = build_model(without_pretrained(config.model), vocab_size(config)).to(self.device).train()
-        self.optimizer = build_optimizer(self.model, config.optim)
+        self.objective = Objective(self.config).to(self.device).train()
+        self.optimizer = build_optimizer(self.objective, config.optim)
         self.precision = choose_precision(config.optim, self.device)
-        self.batch = {k: v.to(self.device) for k, v in random_batch(config, batch_size).items()}
+        batch = random_batch(config, batch_size)
+        self.batch = {name: values.to(self.device) for name, values in batch.items()}
 
-    def seconds(self) -> float:
-        """Of one step: forward, backward, update."""
+    def seconds(self, seed: int) -> float:
+        """Of one step: forward, backward, update. `seed` decides which words are hidden."""
+        torch.manual_seed(seed)
         began = time.perf_counter()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            terms = losses.compute(self.config.losses, self.model(*self._inputs()), self.batch)
-        losses.weighted_sum(self.config.losses, terms).backward()
+            terms, _ = self.objective(self.batch)
+        losses.weighted_sum(self.objective.weights, terms).backward()
+        if self.config.optim.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.optim.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
-    def gflop_per_image(self) -> float:
-        with FlopCounterMode(display=False) as counter:
-            self.model.eval()(*(x[:1] for x in self._inputs()))
-        return counter.get_total_flops() / 1e9
-
-    def _inputs(self) -> list[torch.Tensor]:
-        return [self.batch[name] for name in ("images", "token_ids", "token_mask")]
-
-
-def without_pretrained(model: ModelConfig) -> ModelConfig:
-    parts = {name: dataclasses.replace(getattr(model, name), pretrained=None) for name in ("vision", "language")}
-    return dataclasses.replace(model, **parts)
+    def cost(self) -> dict[str, float]:
+        """Parameters and GFLOP, as `measure_variants` names them."""
+        network = sum(p.numel() for p in self.objective.model.parameters())
+        forward, training = count_gflop(self.objective, {name: values[:1] for name, values in self.batch.items()})
+        return {
+            "parameters": network,
+            "training_parameters": sum(p.numel() for p in self.objective.parameters()) - network,
+            "forward_gflop": forward,
+            "training_gflop": training,
+        }
 
 
-def vocab_size(config: Config) -> int | None:
-    """None: as many words as the shipped vocabulary has. Any other is counted as its model type's own is."""
-    language = config.model.language
-    return None if language.vocabulary == "refshapes" else AutoConfig.for_model(language.name).vocab_size
+def count_gflop(objective: torch.nn.Module, batch: dict) -> tuple[float, float]:
+    """Of `objective.model`'s forward pass alone, and of all that `objective(batch)` computes."""
+    torch.manual_seed(0)  # the same words are hidden from every variant
+    with FlopCounterMode(display=False) as counter:
+        objective(batch)
+    model = counter.get_flop_counts()[f"{type(objective).__name__}.model"]
+    return sum(model.values()) / 1e9, counter.get_total_flops() / 1e9
+
+
+def offline(model: ModelConfig) -> ModelConfig:
+    """The same sizes without a file: random weights, the shipped words among as many as the model's own are."""
+    language, vision = model.language, replace(model.vision, pretrained=None)
+    if language.vocabulary != "refshapes":
+        own = {"vocab_size": AutoConfig.for_model(language.name).vocab_size}
+        language = replace(language, pretrained=None, vocabulary="refshapes", options={**own, **language.options})
+    return replace(model, vision=vision, language=language)
 
 
 def random_batch(config: Config, batch_size: int) -> dict[str, torch.Tensor]:
-    size, num_tokens = config.data.image_size, config.data.num_tokens
+    """Noise with masks that cover a fifth of it, and sentences as long as can be: [CLS], shipped words, [SEP]."""
+    size, shape, tokenizer = config.data.image_size, (batch_size, config.data.num_tokens), load_tokenizer("refshapes")
+    words = torch.tensor(sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids)))
+    token_ids = words[torch.randint(len(words), shape)]
+    token_ids[:, 0], token_ids[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
     return {
         "images": torch.randn(batch_size, 3, size, size),
         "masks": (torch.rand(batch_size, size, size) > 0.8).float(),
-        "token_ids": torch.randint(1, 50, (batch_size, num_tokens)),
-        "token_mask": torch.ones(batch_size, num_tokens, dtype=torch.long),
+        "token_ids": token_ids,
+        "token_mask": torch.ones(shape, dtype=torch.long),
     }
+
+
+def write_table(table: pd.DataFrame, path: Path, command: str) -> Path:
+    """A CSV that also says how, when, where and from which commit it was made."""
+    about = runs.environment()
+    made = {"command": command, "date": date.today(), "hardware": ", ".join([about["processor"], *about["gpus"]])}
+    made |= {"torch": about["packages"]["torch"], "commit": about["commit"]}
+    return runs.atomic_write(path, lambda file: table.assign(**made).to_csv(file, index=False, float_format="%.5g"))

@@ -6,8 +6,10 @@ python -m magnet.workbench.notebook          # writes notebooks/README.md from t
 
 import base64
 import io
+import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,9 +56,9 @@ class Notebook:
         """`full`, or `smoke` where MAGNET_SMOKE=1 only checks that everything runs."""
         return smoke if self.smoke else full
 
-    def config(self, num_steps: int, val_every: int | None = None):
-        """The demo's recipe on this notebook's data for a few steps, validated on 60 expressions."""
-        recipe = magnet.recipe(RECIPE, seed=self.seed)
+    def config(self, num_steps: int, val_every: int | None = None, recipe: str = RECIPE):
+        """A recipe, the demo's by default, on this notebook's data for a few steps, validated on 60 expressions."""
+        recipe = magnet.recipe(recipe, seed=self.seed)
         optim = replace(
             recipe.optim, num_steps=num_steps, warmup_steps=0, val_every=val_every or num_steps, val_expressions=60
         )
@@ -82,6 +84,7 @@ def setup(seed: int = 0) -> Notebook:
     from magnet.workbench import plots
 
     set_seed(seed)
+    logging.getLogger("magnet").handlers = [logging.StreamHandler(sys.stdout)]  # plain text, not a red box
     pyplot.switch_backend(pyplot.get_backend())  # from here on Jupyter shows figures
     pyplot.rcParams.update(plots.STYLE)
     here = Path.cwd()

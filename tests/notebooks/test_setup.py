@@ -1,5 +1,6 @@
 """The setup cell: where a notebook works, on which data, and on which run."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ def project(tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.delenv("MAGNET_SMOKE", raising=False)
     monkeypatch.delenv("MAGNET_DATA", raising=False)
     monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setattr(logging.getLogger("magnet"), "handlers", [])
     with matplotlib.rc_context():  # the figure style is for notebooks, not for the tests that follow
         yield tmp_path
 
@@ -37,6 +39,14 @@ def test_setup_seeds(project):
     assert torch.equal(torch.rand(2), first)
     machinery.setup(seed=4)
     assert not torch.equal(torch.rand(2), first)
+
+
+def test_what_the_package_says_is_plain_text(project, capsys):
+    """On stderr it would be a red box, and no notebook with one is stored."""
+    machinery.setup()
+    machinery.setup()
+    logging.getLogger("magnet.models.magnet").warning("6 language layers")
+    assert capsys.readouterr() == ("6 language layers\n", "")
 
 
 def test_data_are_the_users_own_where_there_are_any(project, monkeypatch):
@@ -56,7 +66,7 @@ def test_smoke_mode_shrinks_loops(project, monkeypatch):
 
 
 def make_run(num_steps: int, words: str = "sentence", finished: bool = True) -> str:
-    config = magnet.recipe("lavt_tiny")
+    config = magnet.recipe(machinery.RECIPE)
     data, optim = replace(config.data, words=words), replace(config.optim, num_steps=num_steps)
     run = runs.open_run(replace(config, data=data, optim=optim))
     run.weights.touch()

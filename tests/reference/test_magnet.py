@@ -1,13 +1,17 @@
 """Released MagNet checkpoints, rebuilt from the public recipe: same numbers, every tensor placed, clear refusals."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_magnet
+from safetensors.torch import save_file
 
 import magnet
 
+from . import test_lavt
 from .recipe import make_inputs, make_weights, read_shapes, reference_folder
 
 TOLERANCE = 2e-4  # the largest difference seen is 6e-5, of logits up to 23
@@ -20,13 +24,13 @@ WITHOUT_EFFECT = (
 
 
 def shrink(shapes: dict) -> dict:
-    """The same network four times narrower, with 160 words and small feed-forward layers."""
+    """The same network four times narrower, with 400 words and small feed-forward layers."""
     rows_kept = re.compile(r"relative_position_|sampling_offsets|attention_weights")
 
     def narrow(name: str, shape: list[int]) -> list[int]:
         if rows_kept.search(name):
             return [shape[0], *(n // 4 if n == 256 else n for n in shape[1:])]
-        return [{30522: 160, 24: 6}.get(n, n // 4 if n >= 48 else n) for n in shape]
+        return [{30522: 400, 24: 6}.get(n, n // 4 if n >= 48 else n) for n in shape]
 
     return {name: [narrow(name, shape), dtype] for name, (shape, dtype) in shapes.items()}
 
@@ -82,7 +86,7 @@ def test_a_file_and_its_state_dict_give_the_same_network(small, tmp_path):
     torch.save({"model": small}, path)
     images, token_ids, token_mask = make_inputs(2, 64, 96)
     models = [magnet.load_released(source) for source in (path, small, {"model": small})]
-    answers = [model(images, token_ids % 160, token_mask)["mask_logits"] for model in models]
+    answers = [model(images, token_ids % 400, token_mask)["mask_logits"] for model in models]
     assert all(torch.equal(answer, answers[0]) for answer in answers)
     assert models[0].config.decoder_width == 64 and not models[0].training
 
@@ -93,11 +97,16 @@ NAME = "image_model.layers.1.mixer.1.weight"
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({NAME: None}, r"1 tensors differ .*image_sides\.1\.mixer\.1\.weight is missing.*cut short"),
-        ({"surprise": torch.zeros(1)}, "surprise has no place.*more than the evaluated network"),
-        ({NAME: torch.zeros(49)}, r"mixer\.1\.weight is \(49,\), not \(48,\).*different sizes"),
-        ({NAME: torch.full((48,), float("nan"))}, "is not finite.*fetch it again"),
+        (
+            {NAME: None},
+            r"a MagNet with {.*: 1, first image_sides\.1\.mixer\.1\.weight is missing.*cut short",
+        ),
+        ({"surprise": torch.zeros(1)}, "surprise has no place.*more than this network"),
+        ({NAME: torch.zeros(49)}, r"first image_sides\.1\.mixer\.1\.weight is \(49,\), not \(48,\).*another size"),
+        ({NAME: torch.full((48,), float("nan"))}, "is not finite.*fetch or train it again"),
         ({"image_model.patch_embed.proj.weight": None}, "without the tensor 'image_model.patch_embed.proj.weight'"),
+        ({"image_model.patch_embed.proj.weight": torch.zeros(26, 3, 4, 4)}, "sizes no network has, damaged?"),
+        ({"language_model.embeddings.word_embeddings.weight": torch.zeros(400)}, "sizes no network has, damaged?"),
     ],
 )
 def test_checkpoints_that_do_not_fit_are_refused(small, change, message):
@@ -109,6 +118,61 @@ def test_checkpoints_that_do_not_fit_are_refused(small, change, message):
 def test_a_decoder_of_another_size_is_refused_with_five_tensors(small):
     wide = make_weights(read_shapes("magnet_released_swin-tiny"), SALT)
     mixed = {name: (wide if "pixel_decoder.transformer.encoder" in name else small)[name] for name in small}
-    with pytest.raises(ValueError, match=r"tensors differ") as refusal:
+    with pytest.raises(ValueError, match=r"pixel_decoder\.layers\.0.*It is of another size") as refusal:
         magnet.load_released(mixed)
     assert str(refusal.value).count(", not (") == 5
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (
+            lambda small: {f"module.{name}": tensor for name, tensor in small.items()},
+            "begin with 'module.', .*off",
+        ),
+        (lambda small: {"state_dict": small}, r"no tensors in it, only \['state_dict'\]"),
+        (lambda small: {"model": list(small.values())}, "a dictionary of tensors, not a list"),
+    ],
+)
+def test_tensors_under_other_names_are_told_apart(small, change, reason):
+    with pytest.raises(ValueError, match=reason):
+        magnet.load_released(change(small))
+
+
+@pytest.mark.parametrize("length", [0, 3, 2000, -100_000, -1])
+def test_a_file_cut_short_is_named_whatever_is_left_of_it(small, tmp_path, length):
+    path = tmp_path / "magnet.pth"
+    torch.save({"model": small}, path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"magnet\.pth: not a .*fetch it again"):
+        magnet.load_released(path)
+
+
+def test_files_of_other_formats_are_named(tmp_path):
+    path = tmp_path / "magnet.pth"
+    path.write_text("<!DOCTYPE html><p>Entry not found")
+    with pytest.raises(ValueError, match=r"magnet\.pth: not a checkpoint of PyTorch, it begins with b'<!DOCTYP'"):
+        magnet.load_released(path)
+    torch.save([torch.zeros(1)], path)
+    with pytest.raises(ValueError, match=r"magnet\.pth: a checkpoint is a dictionary of tensors, not a list"):
+        magnet.load_released(path)
+    for name, reason in [("bert.embeddings.LayerNorm.weight", "bare language"), ("vision.body.x", r"magnet\.load")]:
+        save_file({name: torch.zeros(1)}, tmp_path / "other.safetensors")
+        with pytest.raises(ValueError, match=rf"other\.safetensors: no known release.*{reason}"):
+            magnet.load_released(tmp_path / "other.safetensors")
+
+
+def test_training_starts_only_from_a_released_file_of_its_own_kind_and_size(small, tmp_path, run_root):
+    config = tiny_magnet(num_steps=1, val_every=1, lr=0.0)
+    lavt = test_lavt.make_checkpoint(test_lavt.shrink(read_shapes("lavt_released_swin-tiny")))
+    reasons = {"lavt": "another kind of network: it has decoder, fusions, norms", "magnet": "It is of another size"}
+    for (method, reason), tensors in zip(reasons.items(), (lavt, {"model": small})):
+        torch.save(tensors, tmp_path / f"{method}.pth")
+        assert magnet.load_released(tmp_path / f"{method}.pth").config.method == method
+        with pytest.raises(ValueError, match=rf"^init does not fit this network; .*; .*; .*; .*; .*{reason}"):
+            magnet.fit(config, init=tmp_path / f"{method}.pth", progress=False)
+    released = magnet.load_released(small)
+    language = replace(released.config.language, vocabulary="refshapes")
+    config = replace(config, model=replace(released.config, language=language))
+    trained = magnet.fit(config, init=tmp_path / "magnet.pth", progress=False).load_model().state_dict()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in released.state_dict().items())

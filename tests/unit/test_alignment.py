@@ -156,8 +156,17 @@ def test_terms_are_switched_by_their_weights():
     only_pixels = build(replace(CONFIG, pixel_text=0.0))
     assert list(only_pixels(outputs, batch)) == ["pixel_pixel"] and not list(only_pixels.parameters())
     assert list(build(replace(CONFIG, pixel_pixel=0.0))(outputs, batch)) == ["pixel_text"]
-    with pytest.raises(ValueError, match="sentence='cls': one of 'mean', 'first'"):
-        build(replace(CONFIG, sentence="cls"))
+
+
+def test_settings_that_make_no_sense():
+    for name, value, message in [
+        ("sentence", "cls", "sentence='cls': one of 'mean', 'first'"),
+        ("pixel_temperature", 0.0, r"alignment\.pixel_temperature=0\.0: above 0"),
+        ("text_temperature", -0.1, r"alignment\.text_temperature=-0\.1"),
+        ("num_samples", 0, r"alignment\.num_samples=0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            build(replace(CONFIG, **{name: value}))
 
 
 def test_descent_parts_the_object_from_the_rest():

@@ -211,7 +211,7 @@ def test_settings_that_do_not_exist_are_refused(config):
         run_toy(config, split="test")
     with pytest.raises(ValueError, match="give config="):
         evaluate(Redness())
-    with pytest.raises(FileNotFoundError, match="no run 'nothing'"):
+    with pytest.raises(FileNotFoundError, match="no run and no file 'nothing'"):
         evaluate("nothing")
 
 

@@ -218,6 +218,7 @@ def test_settings_that_do_not_fit():
         ({"mask_encoder": "center"}, "mask_encoder='center': one of centre, box, pooled"),
         ({"context": "all"}, "context='all'"),
         ({"passes": 3}, "passes=3: one of 1, 2"),
+        ({"num_layers": 0}, "num_layers=0: without a layer"),
         ({"num_heads": 3}, "num_heads=3 does not divide the words' width, 16"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -128,10 +128,17 @@ def test_zero_gate_leaves_the_backbone_as_it_was():
     torch.testing.assert_close(seen[0], model.vision(images)[-1])
 
 
-def test_three_stages_are_enough():
-    options = {**TINY.vision.options, "depths": (1, 1, 1), "num_heads": (1, 2, 2)}
+@pytest.mark.parametrize("num_stages", [2, 3, 5])
+def test_there_may_be_fewer_or_more_stages(num_stages):
+    options = {**TINY.vision.options, "depths": (1,) * num_stages, "num_heads": (2,) * num_stages}
     model = build(replace(TINY, vision=replace(TINY.vision, options=options)))
     assert model(*make_inputs())["mask_logits"].shape == (2, 75, 101)
+
+
+def test_a_single_stage_is_too_few():
+    options = {**TINY.vision.options, "depths": (1,), "num_heads": (2,)}
+    with pytest.raises(ValueError, match=r"vision\.name='swin_tiny_patch4_window7_224' has one stage"):
+        build(replace(TINY, vision=replace(TINY.vision, options=options)))
 
 
 def test_vocabulary_size_from_argument_options_or_tokenizer(tmp_path):

@@ -1,6 +1,5 @@
 """MagNet as a whole: shapes, independence of batch and padding, which gradients flow, sizes it can and cannot have."""
 
-import logging
 from dataclasses import replace
 
 import pytest
@@ -9,6 +8,7 @@ from test_lavt import BACKBONES, TINY, make_inputs
 
 import magnet
 from magnet.losses import TERMS
+from magnet.models.magnet import _say_groups
 
 SMALL = replace(
     TINY, method="magnet", fusion="cam", decoder_width=16, num_heads=2, num_points=2, pixel_decoder_layers=2,
@@ -134,19 +134,30 @@ def test_fusions_differ_in_nothing_but_the_exchange():
     assert plain < 0.8 * cam and abs(matched - cam) < 0.01 * cam
 
 
-def test_language_layers_that_do_not_divide_by_the_stages_are_reported(caplog):
-    options = {**SMALL.language.options, "num_hidden_layers": 2}
-    with caplog.at_level(logging.INFO, "magnet"):
-        model = build(replace(SMALL, language=replace(SMALL.language, options=options)))
-    assert "2 language layers make groups of [1, 1, 0, 0]" in caplog.text
+@pytest.mark.parametrize("num_layers, groups", [(2, "[1, 1, 0, 0]"), (6, "[2, 2, 1, 1]")])
+def test_language_layers_that_do_not_divide_by_the_stages_are_reported_once(num_layers, groups, caplog):
+    _say_groups.cache_clear()
+    options = {**SMALL.language.options, "num_hidden_layers": num_layers}
+    uneven = replace(SMALL, language=replace(SMALL.language, options=options))
+    for config in (SMALL, uneven, uneven):  # a WARNING is seen by everyone who did not set up logging otherwise
+        model = build(config)
+    said = [(record.levelname, record.message) for record in caplog.records if record.name.startswith("magnet")]
+    assert said == [("WARNING", f"the language layers, {num_layers} for 4 stages, make groups of {groups}")]
+    assert str(model.language.group_sizes) == groups
     assert model(*make_inputs())["mask_logits"].isfinite().all()
 
 
-def test_three_stages_make_three_groups_and_scales():
-    options = {**SMALL.vision.options, "depths": (1, 1, 1), "num_heads": (1, 2, 2)}
-    model = build(replace(SMALL, vision=replace(SMALL.vision, options=options)))
-    assert model.language.group_sizes == [2, 1, 1]
-    assert model(*make_inputs())["mask_logits"].shape == (2, 19, 26)
+@pytest.mark.parametrize("num_stages, groups", [(2, [2, 2]), (3, [2, 1, 1]), (5, [1, 1, 1, 1, 0])])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_as_many_groups_and_scales_as_stages(num_stages, groups, fusion):
+    options = {**SMALL.vision.options, "depths": (1,) * num_stages, "num_heads": (2,) * num_stages}
+    model = build(replace(SMALL, fusion=fusion, vision=replace(SMALL.vision, options=options)))
+    assert model.language.group_sizes == groups and len(model.image_sides) == num_stages
+    assert len(model.pixel_decoder.project) == num_stages and len(model.query_decoder.scale_embedding) == num_stages - 1
+    outputs = model(*make_inputs())
+    assert outputs["mask_logits"].shape == (2, 19, 26) and len(outputs["aux_mask_logits"]) == SMALL.decoder_layers
+    all_logits(outputs).square().mean().backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_shipped_weights_go_by_their_name(run):
     module.WEIGHTS.mkdir()
     (module.WEIGHTS.parent / "moved").rename(module.WEIGHTS / "toy-shipped")
     assert magnet.load("toy-shipped").data.image_size == SIZE
-    with pytest.raises(FileNotFoundError, match=r"no run 'toy-shiped'.*Shipped weights: toy-shipped\."):
+    with pytest.raises(FileNotFoundError, match=r"no run and no file 'toy-shiped'.*Shipped weights: toy-shipped\."):
         magnet.load("toy-shiped")
 
 

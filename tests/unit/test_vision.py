@@ -208,6 +208,8 @@ def test_networks_that_cannot_be_stepped_are_refused():
         build(VisionConfig(name="vit_tiny_patch16_224"))
     with pytest.raises(ValueError, match=r"near it: .*swin"):
         build(VisionConfig(name="swin_tny"))
+    with pytest.raises(ValueError, match=r"'convnext_atto' does not take .*'embed_dim': 16.*unexpected keyword"):
+        build(replace(SWIN, name="convnext_atto"))
 
 
 def test_drop_path_rises_to_the_configured_rate():
