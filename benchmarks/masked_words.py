@@ -13,6 +13,8 @@ from magnet import runs
 from magnet.config import GroundingConfig
 from magnet.workbench.masked_words import ask, summarize_guesses, train_predictors
 
+ENDS = {"": "value", ", low": "low", ", high": "high"}
+
 
 def main() -> None:
     options = parser(__doc__)
@@ -25,7 +27,7 @@ def main() -> None:
     run, rows = runs.find(options.run), []
     for encoder in options.mask_encoder:
         setting = GroundingConfig(mask_encoder=encoder, ratio=0.3, at_least_one=True)
-        predictors, losses = train_predictors(run, setting, options.steps, seed=options.seed)
+        predictors, _ = train_predictors(run, setting, options.steps, seed=options.seed)
         for name, row in summarize_guesses(ask(run, predictors)).iterrows():
             rows += [(f"{encoder}: {name}{end}", row[column], "%") for end, column in ENDS.items()]
     report(rows, options.output)
