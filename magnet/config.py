@@ -14,7 +14,8 @@ class VisionConfig:
     """A staged vision backbone from timm."""
 
     name: str = "swin_base_patch4_window12_384"  # any timm model with stages
-    pretrained: str | None = None  # a hub name, a local file or folder, or None: random weights
+    pretrained: str | None = None  # a hub name, a local file or folder, "refshapes", or None: random weights
+    pretraining_steps: int = 600  # with "refshapes": so long the backbone first learns to name RefShapes' objects
     options: dict[str, Any] = field(default_factory=dict)  # timm.create_model's own: embed_dim, depths, window_size...
     drop_path: float = 0.3  # stochastic depth, rising from 0 over the blocks
 

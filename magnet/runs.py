@@ -147,7 +147,8 @@ class Run:
         if not self.weights.exists():
             command = f"magnet train {self.config.recipe}"
             raise FileNotFoundError(f"{self.weights} does not exist yet; train it with: {command}")
-        model = build_model(self.config.model)
+        vision = dataclasses.replace(self.config.model.vision, pretrained=None)  # all tensors are in the run
+        model = build_model(dataclasses.replace(self.config.model, vision=vision))
         load_weights(model, self.weights)
         return model.eval()
 

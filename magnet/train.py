@@ -47,8 +47,9 @@ def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: b
     with accelerator.main_process_first():
         run = runs.open_run(config, fingerprint)
     if not run.is_finished:
+        trainer = Trainer(run, accelerator, start)
         with stop_signals() as stop:
-            Trainer(run, accelerator, start).train(stop, progress)
+            trainer.train(stop, progress)
     return run
 
 
@@ -161,7 +162,8 @@ class Trainer:
             for stale in run.folder.rglob(".*.tmp"):  # of a process killed while it saved
                 stale.unlink()
         torch.manual_seed(config.seed)
-        objective = Objective(config)
+        with accelerator.main_process_first():  # it may have to make the pretrained backbone
+            objective = Objective(config)
         self.model, self.weights = objective.model, objective.weights
         if start is not None:
             runs.fill(self.model, start, "init")

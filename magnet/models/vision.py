@@ -136,7 +136,7 @@ def _load_pretrained(body: FeatureListNet, config: VisionConfig) -> None:
     """Fill every tensor of the stages; the file may hold a classifier and final norm besides, nothing else."""
     with torch.device("meta"):  # timm's translation needs the whole network, but only its shapes
         whole = _create(config, staged=False)
-    own, given = body.state_dict(), _read_weights(config.pretrained)
+    own, given = body.state_dict(), _read_weights(_source(config))
     # other people's names are translated to timm's, tables of other windows resized
     translate = getattr(sys.modules[_family(config)], "checkpoint_filter_fn", lambda state, _: state)
     try:
@@ -163,6 +163,14 @@ def _is_classifier(name: str, whole: nn.Module) -> bool:
     heads = whole.pretrained_cfg.get("classifier") or ()
     heads = [heads] if isinstance(heads, str) else heads
     return any(name.startswith(f"{head}.") for head in (*heads, "head", "classifier"))
+
+
+def _source(config: VisionConfig) -> str:
+    if config.pretrained != "refshapes":
+        return config.pretrained
+    from magnet.refshapes.pretrain import pretrained_file  # it trains such a backbone, so it imports this file
+
+    return str(pretrained_file(config))
 
 
 def _read_weights(source: str) -> dict[str, Tensor]:

@@ -1,0 +1,107 @@
+"""A vision backbone that can name RefShapes' objects before it meets a sentence: what ImageNet is to the papers' Swin.
+
+    VisionConfig(..., pretrained="refshapes")       # learnt when it is first asked for, then kept
+
+At every pixel of an object, a small head on all stages names the object's shape, colour, texture and size. Sentences
+say which object is meant, one per picture; names say what all of them are, so shapes are learnt many times as fast.
+Our choice throughout.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from magnet import runs
+from magnet.config import OptimConfig, VisionConfig
+from magnet.data.dataset import normalize
+from magnet.evaluate import progress_bar
+from magnet.models.vision import VisionBackbone
+from magnet.refshapes.draw import render
+from magnet.refshapes.scene import COLOURS, SHAPES, SIZES, TEXTURES, VERSION, draw_scene
+from magnet.train import choose_precision
+
+ASKED = {"shape": SHAPES, "colour": tuple(COLOURS), "texture": TEXTURES, "size": tuple(SIZES)}
+_NOTHING = -100  # the label of background, which cross_entropy leaves out
+_BATCH_SIZE, _IMAGE_SIZE, _RATE = 32, 96, 5e-3
+
+
+def pretrained_file(config: VisionConfig) -> Path:
+    """The file with the weights of `config.pretraining_steps` steps, learnt now if it is not there.
+
+    It lies beside the runs, in `pretrained/`. A pure function of the configuration; the global random state is kept.
+    """
+    kept = {**asdict(replace(config, drop_path=0.0)), "scenes": VERSION}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
+    path = runs.ROOT.parent / "pretrained" / f"{config.name}-{digest}.safetensors"
+    if not path.is_file():
+        with torch.random.fork_rng():
+            backbone = pretrain(config)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in backbone.body.state_dict().items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        runs.atomic_write(path, lambda file: save_file(tensors, file))
+    return path
+
+
+def pretrain(config: VisionConfig, seed: int = 0) -> VisionBackbone:
+    """A backbone of that configuration, trained from random weights on fresh training scenes of 96 px."""
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = VisionBackbone(replace(config, pretrained=None, drop_path=0.0))
+    network = nn.ModuleList([backbone, naming_head(sum(backbone.channels))]).to(device)
+    network.to(memory_format=torch.channels_last)
+    num_steps, half = config.pretraining_steps, choose_precision(OptimConfig(), device) == "bfloat16"
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, betas=(0.9, 0.98), fused=True)
+    rate = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, _RATE, total_steps=max(2, num_steps), pct_start=0.1, cycle_momentum=False
+    )
+    with progress_bar(True, total=num_steps, unit="step", desc="vision backbone learns names") as bar:
+        for step in range(num_steps):
+            images, labels = (x.to(device) for x in draw_named(step * _BATCH_SIZE, backbone.strides[0], seed))
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                logits = name_pixels(*network, images)
+            naming_loss(logits, labels).backward()
+            optimizer.step(), rate.step(), optimizer.zero_grad()
+            bar.update()
+    return backbone
+
+
+def naming_head(channels: int) -> nn.Sequential:
+    """From `channels` at a pixel to the logits of all answers, one question after the other."""
+    answers = sum(map(len, ASKED.values()))
+    return nn.Sequential(nn.Conv2d(channels, 64, 1), nn.GroupNorm(8, 64), nn.ReLU(), nn.Conv2d(64, answers, 1))
+
+
+def name_pixels(backbone: VisionBackbone, head: nn.Module, images: Tensor) -> Tensor:
+    """Images (B,3,H,W) -> logits (B,answers,H/4,W/4)."""
+    maps = backbone(images.contiguous(memory_format=torch.channels_last))
+    resized = [F.interpolate(x, size=maps[0].shape[-2:], mode="bilinear") for x in maps]
+    return head(torch.cat(resized, dim=1))
+
+
+def naming_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over the questions of the cross-entropy at objects' pixels."""
+    parts = logits.float().split([len(answers) for answers in ASKED.values()], dim=1)
+    return sum(F.cross_entropy(part, labels[:, i], ignore_index=_NOTHING) for i, part in enumerate(parts))
+
+
+def draw_named(first: int, stride: int, seed: int, num: int = _BATCH_SIZE) -> tuple[Tensor, Tensor]:
+    """Images (num,3,96,96), ImageNet-normalised, of scenes from `first` on, and the answers (num,questions,h,w) at
+    every stride-th pixel; -100 where there is no object."""
+    images, labels = [], []
+    for number in range(first, first + num):
+        scene = draw_scene(seed, number)
+        image, masks = render(scene, _IMAGE_SIZE)
+        answers = np.full((len(ASKED), *masks.shape[1:]), _NOTHING)
+        for thing, mask in zip(scene.objects, masks):
+            values = [known.index(getattr(thing, question)) for question, known in ASKED.items()]
+            answers[:, mask] = np.array(values)[:, None]
+        images.append(normalize(image))
+        labels.append(torch.from_numpy(answers[:, stride // 2 :: stride, stride // 2 :: stride]))
+    return torch.stack(images), torch.stack(labels)
