@@ -69,7 +69,8 @@ class DataConfig:
     words: Literal["sentence", "bag", "none"] = "sentence"  # "bag": sorted word pieces; "none": blind to the text
     polygon_overlap: Literal["hole", "union"] = "hole"  # "hole" is what the REFER tool does
     fresh: bool = False  # RefShapes only: draw new training scenes without end instead of reading the train split
-    attributes_first: int = 0  # fresh scenes: over so many items plain attributes fall from all to their own share
+    easy_first: int = 0  # fresh scenes: over so many items the easy kinds of sentences fall from all to their own share
+    easy_kinds: tuple[str, ...] = ("attribute",)  # RefShapes' own names
     num_workers: int = field(default=1, metadata=UNHASHED)
 
 

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from magnet.config import DataConfig
 from magnet.data.dataset import make_item
 from magnet.data.text import encode
+from magnet.refshapes.language import RULES
 from magnet.refshapes.sampling import Sample, sample
 
 _SCENES_PER_BLOCK, _EXPRESSIONS_PER_SCENE = 1024, 6  # a block is 90 MB at 96 px
@@ -18,12 +19,15 @@ class FreshShapes(Dataset):
 
     Scenes come in blocks that are gone through six times, each time with another of a scene's expressions (some twice
     where a scene has fewer), since drawing a picture takes longer than reading a sentence. The kinds are mixed as in
-    RefShapes' own training split. With data.attributes_first, the share of scenes spoken of by plain attributes alone
-    ("the red star") falls from all to none over that many items: relations are learnt once what they relate can be
-    told apart (a curriculum, our choice).
+    RefShapes' own training split. With data.easy_first, the share of scenes spoken of by data.easy_kinds alone ("the
+    red star") falls from all to none over that many items: relations are learnt once what they relate can be told apart
+    (a curriculum, our choice). Raises ValueError for a kind that does not exist.
     """
 
     def __init__(self, data: DataConfig, tokenizer, seed: int):
+        known = RULES["train"].kinds
+        if unknown := set(data.easy_kinds) - known.keys():
+            raise ValueError(f"data.easy_kinds: no kind {sorted(unknown)}; there are {', '.join(known)}")
         self.data, self.tokenizer, self.seed = data, tokenizer, seed
         self.scene = lru_cache(maxsize=_SCENES_PER_BLOCK)(self._draw)
 
@@ -32,8 +36,8 @@ class FreshShapes(Dataset):
 
     def _draw(self, number: int) -> Sample:
         chance = np.random.default_rng([self.seed, number]).random()
-        eased = number * _EXPRESSIONS_PER_SCENE < (1 - chance) * self.data.attributes_first
-        return sample(self.seed, number, "train", self.data.image_size, kinds=("attribute",) if eased else None)
+        eased = number * _EXPRESSIONS_PER_SCENE < (1 - chance) * self.data.easy_first
+        return sample(self.seed, number, "train", self.data.image_size, kinds=self.data.easy_kinds if eased else None)
 
     def __getitem__(self, index: int) -> dict:
         block, place = divmod(index, _SCENES_PER_BLOCK * _EXPRESSIONS_PER_SCENE)

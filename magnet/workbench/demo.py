@@ -39,9 +39,12 @@ def demo_config(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path |
     data = dataclasses.replace(
         config.data,
         root=None if root is None else str(root),
-        attributes_first=round(config.data.attributes_first * share),
+        easy_first=round(config.data.easy_first * share),
     )
-    return dataclasses.replace(config, optim=optim, data=data)
+    vision = config.model.vision
+    vision = dataclasses.replace(vision, pretraining_steps=max(1, round(vision.pretraining_steps * share)))
+    model = dataclasses.replace(config.model, vision=vision)
+    return dataclasses.replace(config, model=model, optim=optim, data=data)
 
 
 def run_demo(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path | None = None) -> runs.Run:
@@ -53,7 +56,11 @@ def run_demo(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path | No
     root = data_root(root)
     print(f"1/4  RefShapes: {write_refshapes(root, 'small', num_workers=os.cpu_count() or 1)}")
     config = demo_config(minutes, seed, root)
-    print(f"2/4  training {config.recipe} from random weights: {config.optim.num_steps} steps")
+    vision, optim = config.model.vision, config.optim
+    print(
+        f"2/4  {config.recipe}, all from random weights: {vision.pretraining_steps} steps in which the vision backbone"
+    )
+    print(f"     learns to name objects, then {optim.num_steps} of the whole network")
     in_one_go = not runs.open_run(config).checkpoint.exists()  # else these minutes are only those since it went on
     run = magnet.fit(config)
     print("3/4  scoring every split")

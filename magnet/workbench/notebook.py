@@ -62,7 +62,9 @@ class Notebook:
         optim = replace(
             recipe.optim, num_steps=num_steps, warmup_steps=0, val_every=val_every or num_steps, val_expressions=60
         )
-        return replace(recipe, recipe="notebook", data=replace(recipe.data, root=self.root), optim=optim)
+        vision = replace(recipe.model.vision, pretraining_steps=self.steps(recipe.model.vision.pretraining_steps, 2))
+        model, data = replace(recipe.model, vision=vision), replace(recipe.data, root=self.root)
+        return replace(recipe, recipe="notebook", model=model, data=data, optim=optim)
 
     def demo_run(self):
         """The longest finished run of the demo's recipe; where there is none, or in smoke mode, one of a few steps."""

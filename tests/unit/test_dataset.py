@@ -261,11 +261,21 @@ def test_fresh_items_depend_on_seed_and_number_alone(fresh):
 
 
 def test_plain_attributes_come_first(fresh):
-    eased = FreshShapes(replace(fresh.data, attributes_first=6144), fresh.tokenizer, seed=3)
+    eased = FreshShapes(replace(fresh.data, easy_first=6144), fresh.tokenizer, seed=3)
     kinds = [{expression.kind for expression in eased.scene(number).expressions} for number in range(0, 1100, 4)]
     plain = [found == {"attribute"} for found in kinds]
     assert all(plain[:5]) and 15 < sum(plain[100:150]) < 35 and not any(plain[256:])
     assert same(eased[6144], fresh[6144])
+
+
+def test_easy_kinds_are_those_that_were_named(fresh):
+    eased = FreshShapes(replace(fresh.data, easy_first=10**6, easy_kinds=("location", "superlative")), None, seed=3)
+    assert {said.kind for number in range(20) for said in eased.scene(number).expressions} == {
+        "location",
+        "superlative",
+    }
+    with pytest.raises(ValueError, match=r"no kind \['place'\]; there are attribute, location"):
+        FreshShapes(replace(fresh.data, easy_kinds=("place",)), None, seed=3)
 
 
 def test_training_set_chooses_between_fresh_and_stored(tmp_path):

@@ -163,7 +163,8 @@ def test_a_run_with_parts_can_start_from_one_without_and_the_other_way_round(run
 def test_the_tiny_recipe_depends_on_neither_batch_nor_padding(fusion):
     config = magnet.recipe("magnet_tiny")
     torch.manual_seed(0)
-    model = magnet.build_model(replace(config.model, fusion=fusion)).eval()
+    vision = replace(config.model.vision, pretrained=None)
+    model = magnet.build_model(replace(config.model, fusion=fusion, vision=vision)).eval()
     for side in model.text_sides:
         torch.nn.init.normal_(side.gate.outer.weight, std=1.0)  # closed at the start: words would not read pixels
     texts = ["the small red star left of the large ring", "the ring", "it"]
