@@ -16,6 +16,13 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
     ("MagNet tiny, mIoU on attributes, median of the seeds", "≥ 70", "demo", "attribute_mIoU"),
     ("MagNet tiny, mIoU on locations, median of the seeds", "≥ 40", "demo", "location_mIoU"),
     ("MagNet tiny, val oIoU, median of the seeds", "45", "demo", "val_oIoU"),
+    (
+        "hidden words found from text + picture + mask, over text + picture",
+        "above 0",
+        "masked_words",
+        "pooled: mask - image",
+    ),
+    ("hidden words found from text + picture + mask, over text", "above 0", "masked_words", "pooled: mask - text"),
     ("a step with Mask Grounding over one without, two passes", "≤ 1.9", "variants", "cam + grounding, two passes"),
     ("the same, one pass", "≤ 1.25", "variants", "cam + grounding, one pass"),
     ("MagNet, largest difference from the reference outputs", "≤ 1e-3", "released", "MagNet, both"),

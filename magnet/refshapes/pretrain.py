@@ -54,7 +54,7 @@ def pretrain(config: VisionConfig, seed: int = 0) -> VisionBackbone:
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = VisionBackbone(replace(config, pretrained=None, drop_path=0.0))
-    network = nn.ModuleList([backbone, naming_head(sum(backbone.channels))]).to(device)
+    network = nn.ModuleList([backbone, NamingHead(backbone.channels)]).to(device)
     network.to(memory_format=torch.channels_last)
     num_steps, half = config.pretraining_steps, choose_precision(OptimConfig(), device) == "bfloat16"
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, betas=(0.9, 0.98), fused=True)
@@ -72,17 +72,24 @@ def pretrain(config: VisionConfig, seed: int = 0) -> VisionBackbone:
     return backbone
 
 
-def naming_head(channels: int) -> nn.Sequential:
-    """From `channels` at a pixel to the logits of all answers, one question after the other."""
-    answers = sum(map(len, ASKED.values()))
-    return nn.Sequential(nn.Conv2d(channels, 64, 1), nn.GroupNorm(8, 64), nn.ReLU(), nn.Conv2d(64, answers, 1))
+class NamingHead(nn.Module):
+    """Maps (B,C_i,H_i,W_i) of all stages -> logits (B,answers,H_1,W_1) of all answers, one question after the other."""
+
+    def __init__(self, channels: list[int], width: int = 64):
+        super().__init__()
+        self.reduce = nn.ModuleList(nn.Conv2d(c, width, kernel_size=1) for c in channels)
+        answers = sum(map(len, ASKED.values()))
+        self.answer = nn.Sequential(nn.GroupNorm(8, width), nn.ReLU(), nn.Conv2d(width, answers, kernel_size=1))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        size = maps[0].shape[-2:]
+        reduced = (reduce(x) for reduce, x in zip(self.reduce, maps))
+        return self.answer(sum(F.interpolate(x, size=size, mode="bilinear") for x in reduced))
 
 
-def name_pixels(backbone: VisionBackbone, head: nn.Module, images: Tensor) -> Tensor:
+def name_pixels(backbone: VisionBackbone, head: NamingHead, images: Tensor) -> Tensor:
     """Images (B,3,H,W) -> logits (B,answers,H/4,W/4)."""
-    maps = backbone(images.contiguous(memory_format=torch.channels_last))
-    resized = [F.interpolate(x, size=maps[0].shape[-2:], mode="bilinear") for x in maps]
-    return head(torch.cat(resized, dim=1))
+    return head(backbone(images.contiguous(memory_format=torch.channels_last)))
 
 
 def naming_loss(logits: Tensor, labels: Tensor) -> Tensor:

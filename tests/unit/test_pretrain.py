@@ -38,12 +38,12 @@ def test_answers_are_those_of_the_object_at_each_pixel():
 
 def test_it_learns_colours_first(run_root, monkeypatch):
     """In forty steps colour is far above chance, one in eight, on scenes it has not seen."""
-    backbone, head = {}, pretrain.naming_head
-    monkeypatch.setattr(pretrain, "naming_head", lambda channels: backbone.setdefault("head", head(channels)))
+    kept, head = {}, pretrain.NamingHead
+    monkeypatch.setattr(pretrain, "NamingHead", lambda channels: kept.setdefault("head", head(channels)))
     network = pretrain.pretrain(replace(VISION, pretraining_steps=40)).eval()
     images, labels = pretrain.draw_named(first=10**6, stride=4, seed=0)
     with torch.no_grad():
-        logits = pretrain.name_pixels(network, backbone["head"].eval(), images)
+        logits = pretrain.name_pixels(network, kept["head"].eval(), images)
     colour, truth = logits[:, 8:16].argmax(1), labels[:, 1]
     assert (colour == truth)[truth >= 0].float().mean() > 0.5
 
