@@ -2,6 +2,8 @@
 
 python benchmarks/demo.py --seeds 0 1 2 --output results/tables/demo.csv      (12 minutes a seed on two quiet cores)
 
+Seeds share one pretrained backbone: the minutes and memory of a seed that finds it there are left empty.
+
 Writes a row a seed; every split and baseline of the seeds goes to demo_splits.csv beside it, and the pictures of the
 first seed to results/figures. A seed whose demo is finished is read, not run again.
 """

@@ -212,7 +212,7 @@ def main() -> None:
     try:
         _dispatch(arguments)
     except KeyboardInterrupt as stopped:
-        print(f"\n{stopped or 'stopped'}", file=sys.stderr)
+        print(f"\n{str(stopped) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("MAGNET_DEBUG"):

@@ -15,7 +15,7 @@ class VisionConfig:
 
     name: str = "swin_base_patch4_window12_384"  # any timm model with stages
     pretrained: str | None = None  # a hub name, a local file or folder, "refshapes", or None: random weights
-    pretraining_steps: int = 600  # with "refshapes": so long the backbone first learns to name RefShapes' objects
+    pretraining_steps: int = 600  # with "refshapes": so long `fit` first lets it learn to name RefShapes' objects
     options: dict[str, Any] = field(default_factory=dict)  # timm.create_model's own: embed_dim, depths, window_size...
     drop_path: float = 0.3  # stochastic depth, rising from 0 over the blocks
 
@@ -81,7 +81,7 @@ class OptimConfig:
     lr: float = 5e-5
     rates: dict[str, float] = field(
         default_factory=dict
-    )  # "^language": 0.1 learns at a tenth of lr; the first match counts
+    )  # "^language": 0.1 learns at a tenth of lr; the longest match counts
     weight_decay: float = 1e-2  # none for norms, biases, embeddings of position
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["polynomial", "cosine"] = "polynomial"

@@ -47,9 +47,9 @@ def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: b
     with accelerator.main_process_first():
         run = runs.open_run(config, fingerprint)
     if not run.is_finished:
-        trainer = Trainer(run, accelerator, start)
+        trainer = Trainer(run, accelerator, start, progress)
         with stop_signals() as stop:
-            trainer.train(stop, progress)
+            trainer.train(stop)
     return run
 
 
@@ -91,6 +91,8 @@ def learning_rate(optim: OptimConfig, step: int, num_steps: int) -> float:
 def _check_settings(config: Config) -> None:
     optim = config.optim
     least = {"optim.batch_size": optim.batch_size, "optim.num_steps": 1 if optim.num_steps is None else optim.num_steps}
+    if config.model.vision.pretrained == "refshapes":
+        least["model.vision.pretraining_steps"] = config.model.vision.pretraining_steps
     least |= {"log_every": config.log_every, "checkpoint_every": config.checkpoint_every}
     for name, value in (least | {"data.image_size": config.data.image_size}).items():
         if value < 1:
@@ -106,20 +108,25 @@ def _check_validation_split(settings: DataConfig) -> None:
 def build_optimizer(objective: torch.nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW, without decay for norms, biases and position tables; parameters matching `optim.frozen` stay fixed.
 
-    A group's "share" of the learning rate is that of the first pattern of `optim.rates` that matches, or 1. Patterns
+    A group's "share" of the learning rate is that of the longest pattern of `optim.rates` that matches, or 1. Patterns
     name the network's parameters as the network does, those of training-only parts with the part first.
     """
     named = {name.removeprefix("model."): parameter for name, parameter in objective.named_parameters()}
     _check_patterns("frozen", optim.frozen, named)
     _check_patterns("rates", optim.rates, named)
+    if low := [pattern for pattern, share in optim.rates.items() if share < 0]:
+        raise ValueError(f"optim.rates: {low[0]!r} is below 0; to hold parameters name them in optim.frozen")
     groups = defaultdict(list)  # (decay, share of the rate) -> parameters
     for name, parameter in named.items():
         if any(re.search(pattern, name) for pattern in optim.frozen):
             parameter.requires_grad_(False)
         elif parameter.requires_grad:
             decay = 0.0 if parameter.ndim <= 1 or "position" in name else optim.weight_decay
-            share = next((share for pattern, share in optim.rates.items() if re.search(pattern, name)), 1.0)
+            matching = [pattern for pattern in optim.rates if re.search(pattern, name)]
+            share = optim.rates[max(matching, key=lambda pattern: (len(pattern), pattern))] if matching else 1.0
             groups[decay, share].append(parameter)
+    if not groups:
+        raise ValueError(f"optim.frozen={optim.frozen} leaves no parameter to train")
     settings = [{"params": group, "weight_decay": decay, "share": share} for (decay, share), group in groups.items()]
     return torch.optim.AdamW(settings, lr=optim.lr, betas=optim.betas, fused=True)
 
@@ -127,7 +134,11 @@ def build_optimizer(objective: torch.nn.Module, optim: OptimConfig) -> torch.opt
 def _check_patterns(field: str, patterns: Iterable[str], names: Iterable[str]) -> None:
     """A pattern that matches no parameter would do nothing, in silence."""
     for pattern in patterns:
-        if not any(re.search(pattern, name) for name in names):
+        try:
+            matches = any(re.search(pattern, name) for name in names)
+        except re.error as error:
+            raise ValueError(f"optim.{field}={pattern!r} is no regular expression: {error}") from error
+        if not matches:
             first = ", ".join(list(names)[:3])
             raise ValueError(f"optim.{field}={pattern!r} matches no parameter; the first are {first}")
 
@@ -154,28 +165,38 @@ class Trainer:
     `objective` may be wrapped for several processes; `model` is the network alone.
     """
 
-    def __init__(self, run: runs.Run, accelerator: Accelerator, start: dict | None):
-        self.run, self.accelerator = run, accelerator
+    def __init__(self, run: runs.Run, accelerator: Accelerator, start: dict | None, progress: bool):
+        self.run, self.accelerator, self.shown = run, accelerator, progress and accelerator.is_main_process
         config = self.config = run.config
         _check_settings(config)
         if accelerator.is_main_process:
             for stale in run.folder.rglob(".*.tmp"):  # of a process killed while it saved
                 stale.unlink()
         torch.manual_seed(config.seed)
-        with accelerator.main_process_first():  # it may have to make the pretrained backbone
-            objective = Objective(config)
+        objective = Objective(config)
         self.model, self.weights = objective.model, objective.weights
-        if start is not None:
-            runs.fill(self.model, start, "init")
         optimizer = build_optimizer(objective, config.optim)
         self.dataset = data.training_set(config.data, config.model.language.vocabulary, config.seed)
         _check_validation_split(config.data)
         self.num_steps = self._count_steps()
-        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.precision = choose_precision(config.optim, accelerator.device)
+        self._start_from(start)
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.step, self.best = 0, -1.0
         self.unwritten: list[tuple[dict, dict[str, torch.Tensor]]] = []
         self._restore()
+
+    def _start_from(self, start: dict | None) -> None:
+        """Last of all preparations: a backbone may have to learn first, minutes that a wrong setting would lose."""
+        vision = self.config.model.vision
+        if start is not None:
+            runs.fill(self.model, start, "init")
+        elif vision.pretrained == "refshapes" and not self.run.checkpoint.exists():
+            from magnet.refshapes.pretrain import pretrained_file
+
+            with self.accelerator.main_process_first():
+                file = pretrained_file(vision, self.precision, self.shown)
+            runs.fill(self.model.vision.body, runs.read_tensors(file), file)
 
     def _count_steps(self) -> int:
         optim = self.config.optim
@@ -187,12 +208,11 @@ class Trainer:
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
-    def train(self, stop: list[int], progress: bool) -> None:
+    def train(self, stop: list[int]) -> None:
         sampler = self._sampler()
         self.accelerator.gradient_accumulation_steps = sampler.num_micro
         batches = iter(self._loader(sampler))
-        shown = progress and self.accelerator.is_main_process
-        with progress_bar(shown, total=self.num_steps, initial=self.step, unit="step") as bar:
+        with progress_bar(self.shown, total=self.num_steps, initial=self.step, unit="step") as bar:
             while self.step < self.num_steps:
                 self._train_step([next(batches) for _ in range(sampler.num_micro)])
                 bar.update()
@@ -320,8 +340,10 @@ class Trainer:
 
     def _must_stop(self, stop: list[int]) -> bool:
         """Whether any process was told to stop; several ask each other only when they log, as it makes them wait."""
-        if self.accelerator.num_processes == 1 or self.step % self.config.log_every:
-            return bool(stop) and self.accelerator.num_processes == 1
+        if self.accelerator.num_processes == 1:
+            return bool(stop)
+        if self.step % self.config.log_every:
+            return False
         told = torch.tensor(float(bool(stop)), device=self.accelerator.device)
         return bool(self.accelerator.reduce(told, "sum") > 0)
 

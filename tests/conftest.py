@@ -31,7 +31,7 @@ def tiny_config(**optim) -> Config:
 def tiny_magnet(**optim) -> Config:
     """MagNet with the backbones of `tiny_config` and narrow decoders.
 
-    On 64 px scenes: at 32 px the last stage has a single pixel, too little for the pixel decoder's norm.
+    On 64 px scenes, so that the last stage has more than a single pixel.
     """
     config, recipe = tiny_config(**optim), magnet.recipe("magnet_tiny")
     model = dataclasses.replace(

@@ -147,6 +147,8 @@ def _check(config: GroundingConfig, width: int) -> None:
     for name, values in known.items():
         if getattr(config, name) not in values:
             raise ValueError(f"grounding.{name}={getattr(config, name)!r}: one of {', '.join(map(str, values))}")
+    if config.passes == 1 and config.context == "text":
+        raise ValueError("grounding.context='text' needs passes=2: in one pass the words have read the picture")
     if config.num_layers < 1:
         raise ValueError(f"grounding.num_layers={config.num_layers}: without a layer words see neither image nor mask")
     if width % config.num_heads:

@@ -89,10 +89,15 @@ def _say_groups(*sizes: int) -> None:
 
 def _check(config: ModelConfig, channels: list[int]) -> None:
     """Raises ValueError for sizes that the parts cannot have."""
-    width = config.decoder_width or WIDTH
+    width, sizes = config.decoder_width or WIDTH, ("num_heads", "num_points", "decoder_feedforward")
     for name, value, known in (("fusion", config.fusion, FUSIONS), ("text_side", config.text_side, TEXT_SIDES)):
         if value not in known:
             raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")
+    least = {name: (getattr(config, name), 1) for name in (*sizes, "pixel_decoder_feedforward")}
+    least |= {name: (getattr(config, name), 0) for name in ("decoder_layers", "pixel_decoder_layers")}
+    for name, (value, low) in (least | {"pyramid": (min(config.pyramid, default=1), 1)}).items():
+        if value < low:
+            raise ValueError(f"{name} has {value}: at least {low} is needed")
     if config.fusion == "cam" and any(c % 4 for c in channels):
         raise ValueError(f"fusion='cam' splits channels by 4, but {config.vision.name!r} has {channels}")
     if width % 4 or width % config.num_heads:

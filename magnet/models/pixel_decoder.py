@@ -101,8 +101,8 @@ class DeformableAttention(nn.Module):
 
 
 def _num_groups(width: int) -> int:
-    """32 as released, fewer where that would leave a group less than four channels: a norm of each channel over all
-    positions takes out whatever the sentence says to all of them alike (our choice)."""
+    """32 as released; in a narrow decoder fewer, so that a group has four channels or more: a norm of each channel
+    over all positions takes out whatever the sentence says to all of them alike (our choice)."""
     return math.gcd(32, width // 4)
 
 

@@ -38,7 +38,7 @@ class VisionBackbone(nn.Module):
         self.body = _create(config, staged=True)
         if not isinstance(self.body, FeatureListNet):
             raise ValueError(f"vision.name={config.name!r} has no chain of stages; take a staged network such as Swin")
-        if config.pretrained:
+        if config.pretrained not in (None, "refshapes"):  # the last is learnt when a training starts
             _load_pretrained(self.body, config)
         for block in self.body.modules():
             if pad_then_roll and type(block) is SwinTransformerBlock:
@@ -136,7 +136,7 @@ def _load_pretrained(body: FeatureListNet, config: VisionConfig) -> None:
     """Fill every tensor of the stages; the file may hold a classifier and final norm besides, nothing else."""
     with torch.device("meta"):  # timm's translation needs the whole network, but only its shapes
         whole = _create(config, staged=False)
-    own, given = body.state_dict(), _read_weights(_source(config))
+    own, given = body.state_dict(), _read_weights(config.pretrained)
     # other people's names are translated to timm's, tables of other windows resized
     translate = getattr(sys.modules[_family(config)], "checkpoint_filter_fn", lambda state, _: state)
     try:
@@ -163,14 +163,6 @@ def _is_classifier(name: str, whole: nn.Module) -> bool:
     heads = whole.pretrained_cfg.get("classifier") or ()
     heads = [heads] if isinstance(heads, str) else heads
     return any(name.startswith(f"{head}.") for head in (*heads, "head", "classifier"))
-
-
-def _source(config: VisionConfig) -> str:
-    if config.pretrained != "refshapes":
-        return config.pretrained
-    from magnet.refshapes.pretrain import pretrained_file  # it trains such a backbone, so it imports this file
-
-    return str(pretrained_file(config))
 
 
 def _read_weights(source: str) -> dict[str, Tensor]:

@@ -20,14 +20,16 @@ class FreshShapes(Dataset):
     Scenes come in blocks that are gone through six times, each time with another of a scene's expressions (some twice
     where a scene has fewer), since drawing a picture takes longer than reading a sentence. The kinds are mixed as in
     RefShapes' own training split. With data.easy_first, the share of scenes spoken of by data.easy_kinds alone ("the
-    red star") falls from all to none over that many items: relations are learnt once what they relate can be told apart
-    (a curriculum, our choice). Raises ValueError for a kind that does not exist.
+    red star") falls from all to none over that many items, within each block anew: relations are learnt once what they
+    relate can be told apart (a curriculum, our choice). Raises ValueError for a kind that does not exist, or for none.
     """
 
     def __init__(self, data: DataConfig, tokenizer, seed: int):
         known = RULES["train"].kinds
         if unknown := set(data.easy_kinds) - known.keys():
             raise ValueError(f"data.easy_kinds: no kind {sorted(unknown)}; there are {', '.join(known)}")
+        if data.easy_first and not data.easy_kinds:
+            raise ValueError("data.easy_kinds is empty: name a kind, or set data.easy_first=0")
         self.data, self.tokenizer, self.seed = data, tokenizer, seed
         self.scene = lru_cache(maxsize=_SCENES_PER_BLOCK)(self._draw)
 

@@ -1,6 +1,6 @@
 """A vision backbone that can name RefShapes' objects before it meets a sentence: what ImageNet is to the papers' Swin.
 
-    VisionConfig(..., pretrained="refshapes")       # learnt when it is first asked for, then kept
+    VisionConfig(..., pretrained="refshapes")       # `fit` lets the backbone learn names first, once, and keeps it
 
 At every pixel of an object, a small head on all stages names the object's shape, colour, texture and size. Sentences
 say which object is meant, one per picture; names say what all of them are, so shapes are learnt many times as fast.
@@ -19,53 +19,61 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magnet import runs
-from magnet.config import OptimConfig, VisionConfig
+from magnet.config import VisionConfig
 from magnet.data.dataset import normalize
 from magnet.evaluate import progress_bar
 from magnet.models.vision import VisionBackbone
 from magnet.refshapes.draw import render
 from magnet.refshapes.scene import COLOURS, SHAPES, SIZES, TEXTURES, VERSION, draw_scene
-from magnet.train import choose_precision
 
 ASKED = {"shape": SHAPES, "colour": tuple(COLOURS), "texture": TEXTURES, "size": tuple(SIZES)}
 _NOTHING = -100  # the label of background, which cross_entropy leaves out
-_BATCH_SIZE, _IMAGE_SIZE, _RATE = 32, 96, 5e-3
+_BATCH_SIZE, _IMAGE_SIZE, _RATE = 32, 96, 5e-3  # the rate: results/tables/vision_trials.csv
 
 
-def pretrained_file(config: VisionConfig) -> Path:
+def kept_at(config: VisionConfig, precision: str = "float32") -> Path:
+    """Where the weights lie, beside the runs in `pretrained/`, once the backbone of that configuration has learnt."""
+    known = {**asdict(replace(config, drop_path=0.0)), "scenes": VERSION, "precision": precision}
+    known |= {"rate": _RATE, "batch_size": _BATCH_SIZE}
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:10]
+    return runs.ROOT.parent / "pretrained" / f"{config.name}-{digest}.safetensors"
+
+
+def pretrained_file(config: VisionConfig, precision: str = "float32", progress: bool = True) -> Path:
     """The file with the weights of `config.pretraining_steps` steps, learnt now if it is not there.
 
-    It lies beside the runs, in `pretrained/`. A pure function of the configuration; the global random state is kept.
+    All seeds share it. It leaves the global random state as it was. Stopped on its way, it begins again.
     """
-    kept = {**asdict(replace(config, drop_path=0.0)), "scenes": VERSION}
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
-    path = runs.ROOT.parent / "pretrained" / f"{config.name}-{digest}.safetensors"
+    path = kept_at(config, precision)
     if not path.is_file():
-        with torch.random.fork_rng():
-            backbone = pretrain(config)
+        try:
+            with torch.random.fork_rng():
+                backbone = pretrain(config, precision, progress)
+        except KeyboardInterrupt:
+            again = "the same command begins these steps again"
+            raise KeyboardInterrupt(f"stopped while the vision backbone learnt names; {again}") from None
         tensors = {name: tensor.cpu().contiguous() for name, tensor in backbone.body.state_dict().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         runs.atomic_write(path, lambda file: save_file(tensors, file))
     return path
 
 
-def pretrain(config: VisionConfig, seed: int = 0) -> VisionBackbone:
+def pretrain(config: VisionConfig, precision: str = "float32", progress: bool = True, seed: int = 0) -> VisionBackbone:
     """A backbone of that configuration, trained from random weights on fresh training scenes of 96 px."""
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = VisionBackbone(replace(config, pretrained=None, drop_path=0.0))
-    network = nn.ModuleList([backbone, NamingHead(backbone.channels)]).to(device)
-    network.to(memory_format=torch.channels_last)
-    num_steps, half = config.pretraining_steps, choose_precision(OptimConfig(), device) == "bfloat16"
+    network = nn.Sequential(backbone, NamingHead(backbone.channels)).to(device, memory_format=torch.channels_last)
+    num_steps = config.pretraining_steps
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, betas=(0.9, 0.98), fused=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, _RATE, total_steps=max(2, num_steps), pct_start=0.1, cycle_momentum=False
     )
-    with progress_bar(True, total=num_steps, unit="step", desc="vision backbone learns names") as bar:
+    with progress_bar(progress, total=num_steps, unit="step", desc="vision backbone learns names") as bar:
         for step in range(num_steps):
-            images, labels = (x.to(device) for x in draw_named(step * _BATCH_SIZE, backbone.strides[0], seed))
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                logits = name_pixels(*network, images)
+            images, labels = (x.to(device) for x in draw_named(step * _BATCH_SIZE, seed))
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                logits = network(images.contiguous(memory_format=torch.channels_last))
             naming_loss(logits, labels).backward()
             optimizer.step(), rate.step(), optimizer.zero_grad()
             bar.update()
@@ -87,20 +95,17 @@ class NamingHead(nn.Module):
         return self.answer(sum(F.interpolate(x, size=size, mode="bilinear") for x in reduced))
 
 
-def name_pixels(backbone: VisionBackbone, head: NamingHead, images: Tensor) -> Tensor:
-    """Images (B,3,H,W) -> logits (B,answers,H/4,W/4)."""
-    return head(backbone(images.contiguous(memory_format=torch.channels_last)))
-
-
 def naming_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum over the questions of the cross-entropy at objects' pixels."""
+    """Sum over the questions of the cross-entropy at objects' pixels; the answers (B,questions,H,W) are made as coarse
+    as the logits (B,answers,h,w)."""
+    labels = F.interpolate(labels.float(), size=logits.shape[-2:], mode="nearest-exact").long()
     parts = logits.float().split([len(answers) for answers in ASKED.values()], dim=1)
     return sum(F.cross_entropy(part, labels[:, i], ignore_index=_NOTHING) for i, part in enumerate(parts))
 
 
-def draw_named(first: int, stride: int, seed: int, num: int = _BATCH_SIZE) -> tuple[Tensor, Tensor]:
-    """Images (num,3,96,96), ImageNet-normalised, of scenes from `first` on, and the answers (num,questions,h,w) at
-    every stride-th pixel; -100 where there is no object."""
+def draw_named(first: int, seed: int, num: int = _BATCH_SIZE) -> tuple[Tensor, Tensor]:
+    """Images (num,3,96,96), ImageNet-normalised, of scenes from `first` on, and for each pixel the answers
+    (num,questions,96,96) about its object; -100 where there is none."""
     images, labels = [], []
     for number in range(first, first + num):
         scene = draw_scene(seed, number)
@@ -110,5 +115,5 @@ def draw_named(first: int, stride: int, seed: int, num: int = _BATCH_SIZE) -> tu
             values = [known.index(getattr(thing, question)) for question, known in ASKED.items()]
             answers[:, mask] = np.array(values)[:, None]
         images.append(normalize(image))
-        labels.append(torch.from_numpy(answers[:, stride // 2 :: stride, stride // 2 :: stride]))
+        labels.append(torch.from_numpy(answers))
     return torch.stack(images), torch.stack(labels)

@@ -11,13 +11,16 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from accelerate import Accelerator
 
 import magnet
 from magnet import runs
 from magnet.config import Config
 from magnet.data import data_root, read_refer, select_split
 from magnet.refshapes.baselines import available, baseline_table
+from magnet.refshapes.pretrain import kept_at
 from magnet.refshapes.write import write_refshapes
+from magnet.train import choose_precision
 from magnet.workbench.report import write_report
 
 RECIPE = "magnet_tiny"
@@ -61,7 +64,8 @@ def run_demo(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path | No
         f"2/4  {config.recipe}, all from random weights: {vision.pretraining_steps} steps in which the vision backbone"
     )
     print(f"     learns to name objects, then {optim.num_steps} of the whole network")
-    in_one_go = not runs.open_run(config).checkpoint.exists()  # else these minutes are only those since it went on
+    # else these minutes are only those since it went on
+    in_one_go = not (runs.open_run(config).checkpoint.exists() or backbone_is_there(config))
     run = magnet.fit(config)
     print("3/4  scoring every split")
     summary = score_splits(run)
@@ -76,6 +80,11 @@ def run_demo(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path | No
         runs.write_json(run.folder / "cost.json", cost)
     print(f"took {cost['minutes']:.1f} minutes and {cost['memory_gb']:.1f} GB; open the report in a browser")
     return run
+
+
+def backbone_is_there(config: Config) -> bool:
+    precision = choose_precision(config.optim, Accelerator().device)
+    return config.model.vision.pretrained == "refshapes" and kept_at(config.model.vision, precision).exists()
 
 
 def score_splits(run: runs.Run, splits: tuple[str, ...] = SPLITS) -> pd.DataFrame:

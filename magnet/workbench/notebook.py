@@ -69,12 +69,20 @@ class Notebook:
     def demo_run(self):
         """The longest finished run of the demo's recipe; where there is none, or in smoke mode, one of a few steps."""
         folders = [] if self.smoke else [path.parent for path in runs.ROOT.glob(f"{RECIPE}-*/config.json")]
-        known = [run for run in map(runs.read_run, folders) if run.is_finished]
+        known = [run for run in map(_readable, folders) if run and run.is_finished]
         known = [run for run in known if (run.config.data.name, run.config.data.words) == ("refshapes", "sentence")]
         if known:
             return max(known, key=lambda run: (run.config.optim.num_steps or 0, run.name))
         print("No finished demo run here: a short one is trained, and its masks are rough. For good ones: magnet demo")
         return magnet.fit(self.config(self.steps(60, 2)))
+
+
+def _readable(folder: Path) -> runs.Run | None:
+    """None for the run of an older version, which has other settings."""
+    try:
+        return runs.read_run(folder)
+    except ValueError:
+        return None
 
 
 def setup(seed: int = 0) -> Notebook:

@@ -48,9 +48,7 @@ def test_decay_spares_norms_biases_and_position_tables():
 
 def test_parts_can_have_rates_of_their_own(run_root):
     """Adam's first step moves a weight by its rate, whatever the gradient."""
-    config = tiny_config(
-        num_steps=1, lr=1e-3, rates={"^language": 0.1, "embeddings": 9.0}, weight_decay=0.0, clip_norm=None
-    )
+    config = tiny_config(num_steps=1, lr=1e-3, rates={"^language": 0.1, "embed": 9.0}, weight_decay=0.0, clip_norm=None)
     torch.manual_seed(config.seed)
     start = Objective(config).state_dict()
     saved = load_file(magnet.fit(config, progress=False).checkpoint)
