@@ -10,6 +10,7 @@ predictor of its own, all trained on one frozen network, on the same sentences w
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -38,8 +39,9 @@ def train_predictors(
 ) -> tuple[dict[str, MaskGrounding], pd.DataFrame]:  # fmt: skip
     """One predictor per context on the run's frozen network, and the loss of each at every step (num_steps, contexts).
 
-    All start from the same weights and see the same sentences, the same words hidden. Data: what the run trains on,
-    with another seed and without its easy beginning. The rate falls along half a cosine.
+    Each has a copy of the word embeddings of its own. All start from the same weights and see the same sentences, the
+    same words hidden. Data: what the run trains on, with another seed and without its easy beginning. The rate falls
+    along half a cosine.
     """
     model = run.load_model().requires_grad_(False)
     predictors = {context: _predictor(replace(grounding, context=context), run, model, seed) for context in contexts}
@@ -59,7 +61,20 @@ def train_predictors(
 
 def _predictor(config: GroundingConfig, run: Run, model: nn.Module, seed: int) -> MaskGrounding:
     torch.manual_seed(seed)
-    return MaskGrounding(config, model, load_tokenizer(run.config.model.language.vocabulary))
+    predictor = MaskGrounding(config, model, load_tokenizer(run.config.model.language.vocabulary))
+    words = model.language.encoder.get_input_embeddings().weight.detach().clone()
+    predictor.words = nn.Embedding.from_pretrained(words, freeze=False)
+    return predictor
+
+
+def own_words(predictor: MaskGrounding) -> SimpleNamespace:
+    """What a predictor takes for the network when it compares its guess with every word: its own copy of the words.
+
+    The network's are as short as a language encoder's input may be; frozen, they would leave all words about equally
+    likely.
+    """
+    encoder = SimpleNamespace(get_input_embeddings=lambda: predictor.words)
+    return SimpleNamespace(language=SimpleNamespace(encoder=encoder))
 
 
 def _training_batches(run: Run, num_steps: int, batch_size: int, seed: int) -> Iterator[dict]:
@@ -75,7 +90,7 @@ def _step(model: nn.Module, predictors: dict[str, MaskGrounding], batch: dict) -
     hidden, losses = next(iter(predictors.values())).hide_words(batch), {}
     features = encode_hidden(model, batch, hidden, tuple(predictors))
     for context, predictor in predictors.items():
-        loss, _ = predictor(model, batch, hidden, features[context])
+        loss, _ = predictor(own_words(predictor), batch, hidden, features[context])
         loss.backward()
         losses[context] = loss.item()
     return losses
@@ -141,10 +156,12 @@ def _logits(
     model: nn.Module, predictors: dict[str, MaskGrounding], batch: dict, other_masks: Tensor, hidden: tuple
 ) -> dict[str, Tensor]:
     features = encode_hidden(model, batch, hidden, tuple(predictors))
-    logits = {name: one.predict(model, batch, hidden, features[name]) for name, one in predictors.items()}
+    logits = {name: one.predict(own_words(one), batch, hidden, features[name]) for name, one in predictors.items()}
     if "mask" in predictors:
         other = {**batch, "masks": other_masks}
-        logits["other mask"] = predictors["mask"].predict(model, other, hidden, features["mask"])
+        logits["other mask"] = predictors["mask"].predict(
+            own_words(predictors["mask"]), other, hidden, features["mask"]
+        )
     return logits
 
 

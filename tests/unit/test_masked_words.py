@@ -91,8 +91,10 @@ def test_an_answer_is_what_the_predictor_says(run, trained, asked):
     where[0, question["token"]] = True
     hidden = batch["token_ids"].masked_fill(where, tokenizer.mask_token_id), where
     for context, predictor in predictors.items():
+        images = batch["images"] * (context != "text")
         with torch.no_grad():
-            logits = predictor.predict(model, batch, hidden)  # without features: it encodes by itself
+            features = model.encode(images, hidden[0], batch["token_mask"])
+            logits = predictor.predict(study.own_words(predictor), batch, hidden, features)
         truth = tokenizer.convert_tokens_to_ids(question["word"])
         loss = -logits.log_softmax(1)[0, truth].item()
         assert question[f"{context} loss"] == pytest.approx(loss, rel=1e-3), context
