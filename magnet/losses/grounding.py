@@ -62,7 +62,7 @@ class MaskGrounding(nn.Module):
         if features is None:
             images = batch["images"] if sees_pixels else torch.zeros_like(batch["images"])
             features = model.encode(images, hidden[0], batch["token_mask"])
-        words, pixels = features["word_features"], features["stage_features"][-1]  # (B,T,D), (B,C,H,W)
+        words, pixels = features["word_features"], features["pixel_features"]  # (B,T,D), (B,C,H,W)
         parts = [words, self._pixel_tokens(pixels), self.mask(self._describe(batch["masks"], pixels))[:, None]]
         seen = [batch["token_mask"].bool(), *(words.new_full(p.shape[:2], see, dtype=torch.bool)
                                               for p, see in zip(parts[1:], (sees_pixels, sees_mask)))]  # fmt: skip

@@ -28,15 +28,17 @@ class ReferringNetwork(nn.Module):
         self.language = LanguageBackbone(config.language, vocab_size, num_groups=self.vision.num_stages)
 
     def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
-        """Images (B,3,H,W), token ids and mask (B,T) -> stage_features, word_features (B,T,D), token_mask, image_size.
+        """Images (B,3,H,W), token ids and mask (B,T) -> stage_features, pixel_features, word_features (B,T,D),
+        token_mask, image_size.
 
-        stage_features[i] (B,C_i,H_i,W_i) is what the decoder reads; word_features left the last language layer.
+        stage_features[i] (B,C_i,H_i,W_i) is what the decoder reads; pixel_features (B,C,H,W) left the last stage of the
+        vision backbone, word_features the last language layer.
         """
         words, x, maps = self._first_words(token_ids, token_mask), self.vision.stem(images), []
         for index in range(self.vision.num_stages):
             x, words, fused = self._run_stage(index, x, words, token_mask)
             maps.append(fused)
-        features = {"stage_features": maps, "word_features": words}
+        features = {"stage_features": maps, "pixel_features": x, "word_features": words}
         return {**features, "token_mask": token_mask, "image_size": tuple(images.shape[-2:])}
 
     def forward(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:

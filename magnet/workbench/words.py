@@ -86,7 +86,7 @@ class TextOnly(nn.Module):
         self.language, self.vision = language, SimpleNamespace(channels=[1])
 
     def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
-        return {"word_features": self.language(token_ids, token_mask), "stage_features": [images]}
+        return {"word_features": self.language(token_ids, token_mask), "pixel_features": images}
 
 
 def draw_sentences(num_scenes: int, tokenizer, seed: int = 0, num_tokens: int = 20) -> Sentences:

@@ -127,7 +127,7 @@ def test_two_passes_leave_the_clean_words_alone():
     clean = model(batch["images"], batch["token_ids"], batch["token_mask"])
     loss, _ = grounding(model, batch)
     assert len(embedded) == 2
-    words = [embedded[0], clean["word_features"], *clean["stage_features"]]
+    words = [embedded[0], clean["word_features"], *clean["stage_features"], clean["pixel_features"]]
     assert torch.autograd.grad(loss, words, allow_unused=True, retain_graph=True) == (None,) * len(words)
     (reached,) = torch.autograd.grad(loss, [embedded[1]], retain_graph=True)
     assert reached.abs().max() > 0
@@ -161,7 +161,7 @@ def test_any_network_with_an_encoder_can_be_grounded():
 
         def encode(self, images, token_ids, token_mask):
             words = self.language(token_ids, token_mask)
-            return {"word_features": words, "stage_features": [self.vision(images)]}
+            return {"word_features": words, "pixel_features": self.vision(images)}
 
     network = Other()
     grounding = MaskGrounding(GroundingConfig(ratio=0.5), network, TOKENIZER)
