@@ -66,7 +66,11 @@ def value(file: str, row: str) -> str:
     if row in table and not table[row].notna().any():
         return "not measured"
     if row in table:
-        return f"{table[row].median():.4g}" + f" ({len(table)} seed{'s' * (len(table) > 1)})"
+        seeds = int(table[row].count())
+        return f"{table[row].median():.4g} ({seeds} seed{'s' * (seeds > 1)})"
+    if file == "masked_words":
+        value, low, high = (table.set_index("what")["value"][row + end] for end in ("", ", low", ", high"))
+        return f"{value:.2g} [{low:.2g}, {high:.2g}] points (1 seed)"
     found = table[table["what"].str.startswith(row)].iloc[0]
     unit = "" if found["unit"] in ("ratio", "count") else f" {found['unit']}"
     return f"{found['value']:.4g}{unit}"

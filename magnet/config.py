@@ -79,9 +79,7 @@ class OptimConfig:
     """AdamW, its schedule and what a step is made of."""
 
     lr: float = 5e-5
-    rates: dict[str, float] = field(
-        default_factory=dict
-    )  # "^language": 0.1 learns at a tenth of lr; the longest match counts
+    rates: dict[str, float] = field(default_factory=dict)  # pattern -> times lr; the longest that matches counts
     weight_decay: float = 1e-2  # none for norms, biases, embeddings of position
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["polynomial", "cosine"] = "polynomial"
