@@ -126,6 +126,18 @@ class Run:
     def weights(self) -> Path:
         return self.folder / "model.safetensors"
 
+    def checked_weights(self) -> Path:
+        """The file `weights`; FileNotFoundError says how it is made where no validation has written it yet."""
+        if not self.weights.exists():
+            command = f"magnet train {self.config.recipe}"
+            raise FileNotFoundError(f"{self.weights} does not exist yet; train it with: {command}")
+        return self.weights
+
+    @property
+    def language(self) -> Path:
+        """The settings of a language encoder that came pretrained."""
+        return self.folder / "language.json"
+
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint" / "last.safetensors"
@@ -144,12 +156,13 @@ class Run:
         """The run's best weights in its network, in evaluation mode."""
         from magnet.models import build_model
 
-        if not self.weights.exists():
-            command = f"magnet train {self.config.recipe}"
-            raise FileNotFoundError(f"{self.weights} does not exist yet; train it with: {command}")
+        weights = self.checked_weights()
         vision = dataclasses.replace(self.config.model.vision, pretrained=None)  # all tensors are in the run
-        model = build_model(dataclasses.replace(self.config.model, vision=vision))
-        load_weights(model, self.weights)
+        language = dataclasses.replace(self.config.model.language, pretrained=None)
+        if self.language.exists():  # the sizes of a pretrained encoder, which the configuration does not hold
+            language = dataclasses.replace(language, options=language.options | read_json(self.language))
+        model = build_model(dataclasses.replace(self.config.model, vision=vision, language=language))
+        load_weights(model, weights)
         return model.eval()
 
 

@@ -58,7 +58,7 @@ def _initial_weights(init) -> tuple[dict | None, str | None]:
     if init is None:
         return None, None
     if isinstance(init, runs.Run) or not Path(init).is_file():
-        init = runs.find(init).weights
+        init = runs.find(init).checked_weights()
     path = Path(init)
     tensors = runs.read_tensors(path) if path.suffix == ".safetensors" else load_released(path).state_dict()
     with path.open("rb") as file:
@@ -180,6 +180,8 @@ class Trainer:
         _check_validation_split(config.data)
         self.num_steps = self._count_steps()
         self.precision = choose_precision(config.optim, accelerator.device)
+        if config.model.language.pretrained and accelerator.is_main_process:
+            runs.write_json(run.language, self.model.language.settings())
         self._start_from(start)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.step, self.best = 0, -1.0
@@ -195,7 +197,7 @@ class Trainer:
             from magnet.refshapes.pretrain import pretrained_file
 
             with self.accelerator.main_process_first():
-                file = pretrained_file(vision, self.precision, self.shown)
+                file = pretrained_file(vision, self.precision, self.shown, self.config.model.pad_then_roll)
             runs.fill(self.model.vision.body, runs.read_tensors(file), file)
 
     def _count_steps(self) -> int:

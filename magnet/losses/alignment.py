@@ -1,4 +1,4 @@
-"""Alignment losses (MagNet's CAL, CVPR 2024): an object's pixels move together, and towards the sentence.
+"""Alignment losses (MagNet's CAL, CVPR 2024): an object's pixels part from the others, and near the sentence.
 
 Both compare mask_features at stride 4. The paper names the idea; samples, temperatures and formulas are our choice.
 """
@@ -46,8 +46,11 @@ class Alignment(nn.Module):
 def _check(config: AlignmentConfig) -> None:
     if config.sentence not in ("mean", "first"):
         raise ValueError(f"alignment.sentence={config.sentence!r}: one of 'mean', 'first'")
+    for name in ("pixel_pixel", "pixel_text"):
+        if not getattr(config, name) >= 0:  # nan is not
+            raise ValueError(f"alignment.{name}={getattr(config, name)}: at least 0 is needed")
     for name in ("pixel_temperature", "text_temperature", "num_samples"):
-        if getattr(config, name) <= 0:
+        if not getattr(config, name) > 0:
             raise ValueError(f"alignment.{name}={getattr(config, name)}: above 0 is needed")
 
 

@@ -42,8 +42,7 @@ class MaskGrounding(nn.Module):
 
     def hide_words(self, batch: dict) -> tuple[Tensor, Tensor]:
         """The batch's sentences with words hidden (B,T), and where (B,T) bool; none where the true mask is empty."""
-        has_object = batch["masks"].flatten(1).any(1)
-        return self.hide(batch["token_ids"], batch["token_mask"] * has_object[:, None])
+        return self.hide(batch["token_ids"], _with_object(batch))
 
     def predict(
         self, model: nn.Module, batch: dict, hidden: tuple[Tensor, Tensor],
@@ -100,7 +99,7 @@ class MaskGrounding(nn.Module):
         return describe_masks(masks)[:, : MASK_NUMBERS[self.config.mask_encoder]]
 
     def _statistics(self, batch: dict, hidden: Tensor, right: Tensor) -> dict[str, Tensor]:
-        candidates = self.hide.candidates(batch["token_ids"], batch["token_mask"])
+        candidates = self.hide.candidates(batch["token_ids"], _with_object(batch))
         none, possible = ~hidden.any(1), candidates.any(1)
         values = {
             "hidden_tokens": hidden.sum() / len(hidden),
@@ -110,6 +109,11 @@ class MaskGrounding(nn.Module):
             "accuracy": right.sum() / max(1, len(right)),
         }
         return {f"grounding_{name}": value for name, value in values.items()}
+
+
+def _with_object(batch: dict) -> Tensor:
+    """The token mask (B,T), without the sentences whose true mask is empty."""
+    return batch["token_mask"] * batch["masks"].flatten(1).any(1)[:, None]
 
 
 def describe_masks(masks: Tensor) -> Tensor:
@@ -149,6 +153,8 @@ def _check(config: GroundingConfig, width: int) -> None:
             raise ValueError(f"grounding.{name}={getattr(config, name)!r}: one of {', '.join(map(str, values))}")
     if config.passes == 1 and config.context == "text":
         raise ValueError("grounding.context='text' needs passes=2: in one pass the words have read the picture")
+    if config.weight < 0 or config.num_heads < 1:
+        raise ValueError(f"grounding.weight={config.weight}, num_heads={config.num_heads}: at least 0 and 1 are needed")
     if config.num_layers < 1:
         raise ValueError(f"grounding.num_layers={config.num_layers}: without a layer words see neither image nor mask")
     if width % config.num_heads:

@@ -20,6 +20,10 @@ class ReferringNetwork(nn.Module):
     def __init__(self, config: ModelConfig, vocab_size: int):
         super().__init__()
         self.config = config
+        if config.gate_init not in ("normal", "zero"):
+            raise ValueError(f"gate_init={config.gate_init!r} is not one of normal, zero")
+        if config.decoder_width is not None and config.decoder_width < 1:
+            raise ValueError(f"decoder_width={config.decoder_width}: at least 1 is needed, or None")
         self.vision = VisionBackbone(config.vision, pad_then_roll=config.pad_then_roll)
         if self.vision.num_stages < 2:
             raise ValueError(f"vision.name={config.vision.name!r} has one stage; the decoders read two or more")

@@ -5,6 +5,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
 
 from magnet.config import LanguageConfig
 
+_NO_SIZES = ("model_type", "transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path")
+
 
 class LanguageBackbone(nn.Module):
     """A text encoder whose words can be changed between groups of layers (methods: 12 layers in four groups of 3).
@@ -20,6 +22,11 @@ class LanguageBackbone(nn.Module):
         layers = _layer_list(self.encoder)
         self.num_groups = num_groups
         self.group_sizes = [len(layers) // num_groups + (i < len(layers) % num_groups) for i in range(num_groups)]
+
+    def settings(self) -> dict:
+        """The encoder's own settings, as `LanguageConfig.options` takes them, to build it without pretrained files."""
+        found = self.encoder.config.to_diff_dict() | {"vocab_size": self.encoder.config.vocab_size}
+        return {name: value for name, value in found.items() if name not in _NO_SIZES}
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Token ids (B,T) -> words (B,T,D) before the first layer."""

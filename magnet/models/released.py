@@ -67,7 +67,7 @@ def _read(path: Path) -> Mapping:
         with torch.serialization.safe_globals([argparse.Namespace]):  # LAVT keeps its command line beside the weights
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported.*", str(error))  # the rest advises to run whatever the file says
+        found = re.search(r"Unsupported [^.]*\S", str(error))  # the rest advises to run whatever the file says
         raise ValueError(f"{path}: refused, more than tensors and plain values: {found and found[0]}") from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path}: not a readable checkpoint, perhaps cut short; fetch it again ({error})") from error
@@ -76,11 +76,11 @@ def _read(path: Path) -> Mapping:
 def _tensors(contents: Mapping, label: str) -> dict[str, Tensor]:
     """All weights under the names of the one-module form."""
     if isinstance(contents, Mapping):
-        contents, text = contents.get("model", contents), contents.get("bert_model", {})
+        contents, text = contents.get("model", contents), contents.get("bert_model") or {}
     if not isinstance(contents, Mapping):
         raise ValueError(f"{label}: a checkpoint is a dictionary of tensors, not a {type(contents).__name__}")
     named = {**contents, **{f"text_encoder.{name}": tensor for name, tensor in text.items()}}
-    tensors = {name: tensor for name, tensor in named.items() if isinstance(tensor, Tensor)}
+    tensors = {name: value for name, value in named.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{label}: there are no tensors in it, only {list(contents)[:5]}; give what holds the tensors")
     return tensors

@@ -31,24 +31,27 @@ _NOTHING = -100  # the label of background, which cross_entropy leaves out
 _BATCH_SIZE, _IMAGE_SIZE, _RATE = 32, 96, 5e-3  # the rate: results/tables/vision_trials.csv
 
 
-def kept_at(config: VisionConfig, precision: str = "float32") -> Path:
+def kept_at(config: VisionConfig, precision: str = "float32", pad_then_roll: bool = True) -> Path:
     """Where the weights lie, beside the runs in `pretrained/`, once the backbone of that configuration has learnt."""
     known = {**asdict(replace(config, drop_path=0.0)), "scenes": VERSION, "precision": precision}
     known |= {"rate": _RATE, "batch_size": _BATCH_SIZE}
+    known |= {} if pad_then_roll else {"pad_then_roll": False}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:10]
     return runs.ROOT.parent / "pretrained" / f"{config.name}-{digest}.safetensors"
 
 
-def pretrained_file(config: VisionConfig, precision: str = "float32", progress: bool = True) -> Path:
+def pretrained_file(
+    config: VisionConfig, precision: str = "float32", progress: bool = True, pad_then_roll: bool = True
+) -> Path:
     """The file with the weights of `config.pretraining_steps` steps, learnt now if it is not there.
 
     All seeds share it. It leaves the global random state as it was. Stopped on its way, it begins again.
     """
-    path = kept_at(config, precision)
+    path = kept_at(config, precision, pad_then_roll)
     if not path.is_file():
         try:
             with torch.random.fork_rng():
-                backbone = pretrain(config, precision, progress)
+                backbone = pretrain(config, precision, progress, pad_then_roll=pad_then_roll)
         except KeyboardInterrupt:
             again = "the same command begins these steps again"
             raise KeyboardInterrupt(f"stopped while the vision backbone learnt names; {again}") from None
@@ -58,11 +61,13 @@ def pretrained_file(config: VisionConfig, precision: str = "float32", progress: 
     return path
 
 
-def pretrain(config: VisionConfig, precision: str = "float32", progress: bool = True, seed: int = 0) -> VisionBackbone:
+def pretrain(
+    config: VisionConfig, precision: str = "float32", progress: bool = True, seed: int = 0, pad_then_roll: bool = True
+) -> VisionBackbone:
     """A backbone of that configuration, trained from random weights on fresh training scenes of 96 px."""
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = VisionBackbone(replace(config, pretrained=None, drop_path=0.0))
+    backbone = VisionBackbone(replace(config, pretrained=None, drop_path=0.0), pad_then_roll=pad_then_roll)
     network = nn.Sequential(backbone, NamingHead(backbone.channels)).to(device, memory_format=torch.channels_last)
     num_steps = config.pretraining_steps
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, betas=(0.9, 0.98), fused=True)

@@ -5,12 +5,15 @@
     summarize_guesses(asked)                # accuracies and their paired differences, with 95 % intervals
 
 A predictor that learnt with the mask and is asked without it answers a question it never met. So each context gets a
-predictor of its own, all trained on one frozen network, on the same sentences with the same words hidden.
+predictor of its own, all on the pixels of one frozen network, on the same sentences with the same words hidden. Words
+are read by a copy of the network's language encoder that learns with its predictor: the network's own has never met a
+hidden word, and a text that nobody can read would make the picture look better than it is. For the same reason all
+predictors begin as one that has learnt to guess from text alone.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -26,28 +29,31 @@ from magnet.evaluate import progress_bar
 from magnet.losses.grounding import SEEN, MaskGrounding
 from magnet.runs import Run
 from magnet.statistics import LEVEL, bootstrap
-from magnet.workbench.words import word_classes
+from magnet.workbench.words import TextOnly, draw_sentences, train_on_text, word_classes
 
+_TEXT_SCENES = 4000  # whose sentences are read before any picture is seen
 DIFFERENCES = (("image", "text"), ("mask", "text"), ("mask", "image"), ("mask", "other mask"))
-PLACE = """left right top bottom middle upper lower central centre leftmost rightmost topmost bottommost highest lowest
-    above over below under beneath"""
 
 
 def train_predictors(
     run: Run, grounding: GroundingConfig, num_steps: int, batch_size: int = 32, lr: float = 1e-3, seed: int = 0,
-    contexts: tuple[str, ...] = tuple(SEEN), progress: bool = True,
+    contexts: tuple[str, ...] = tuple(SEEN), text_steps: int = 0, progress: bool = True,
 ) -> tuple[dict[str, MaskGrounding], pd.DataFrame]:  # fmt: skip
-    """One predictor per context on the run's frozen network, and the loss of each at every step (num_steps, contexts).
+    """One predictor per context on the run's frozen pixels, and the loss of each at every step (num_steps, contexts).
 
-    Each has a copy of the word embeddings of its own. All start from the same weights and see the same sentences, the
-    same words hidden. Data: what the run trains on, with another seed and without its easy beginning. The rate falls
-    along half a cosine.
+    Each has a language encoder of its own, `predictor.language`, at first the network's. All start from the same
+    weights, those of `text_steps` steps of 64 sentences alone, and see the same sentences, the same words hidden.
+    Data: what the run trains on, with another seed and without its easy beginning. The rate rises for a tenth of the
+    steps, then falls along half a cosine.
     """
     model = run.load_model().requires_grad_(False)
-    predictors = {context: _predictor(replace(grounding, context=context), run, model, seed) for context in contexts}
+    start = _start(grounding, run, model, seed, text_steps)
+    predictors = {context: _for_context(start, context) for context in contexts}
     parameters = [parameter for one in predictors.values() for parameter in one.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(2, num_steps), pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=max(2, num_steps), pct_start=0.1, cycle_momentum=False
+    )
     losses = []
     with progress_bar(progress, total=num_steps, unit="step") as bar:
         for batch in _training_batches(run, num_steps, batch_size, seed):
@@ -59,22 +65,22 @@ def train_predictors(
     return {context: one.eval() for context, one in predictors.items()}, pd.DataFrame(losses)
 
 
-def _predictor(config: GroundingConfig, run: Run, model: nn.Module, seed: int) -> MaskGrounding:
+def _start(grounding: GroundingConfig, run: Run, model: nn.Module, seed: int, text_steps: int) -> MaskGrounding:
+    """The predictor, with its encoder, that all contexts begin with: it has learnt from text alone."""
     torch.manual_seed(seed)
-    predictor = MaskGrounding(config, model, load_tokenizer(run.config.model.language.vocabulary))
-    words = model.language.encoder.get_input_embeddings().weight.detach().clone()
-    predictor.words = nn.Embedding.from_pretrained(words, freeze=False)
+    tokenizer = load_tokenizer(run.config.model.language.vocabulary)
+    predictor = MaskGrounding(replace(grounding, context="text"), model, tokenizer)
+    predictor.language = copy.deepcopy(model.language).requires_grad_()
+    if text_steps:
+        sentences = draw_sentences(_TEXT_SCENES, tokenizer, run.config.seed + 1000 + seed)
+        train_on_text(predictor, TextOnly(predictor.language, model.vision.channels[-1]), sentences, text_steps)
     return predictor
 
 
-def own_words(predictor: MaskGrounding) -> SimpleNamespace:
-    """What a predictor takes for the network when it compares its guess with every word: its own copy of the words.
-
-    The network's are as short as a language encoder's input may be; frozen, they would leave all words about equally
-    likely.
-    """
-    encoder = SimpleNamespace(get_input_embeddings=lambda: predictor.words)
-    return SimpleNamespace(language=SimpleNamespace(encoder=encoder))
+def _for_context(start: MaskGrounding, context: str) -> MaskGrounding:
+    predictor = copy.deepcopy(start)
+    predictor.config = replace(start.config, context=context)
+    return predictor
 
 
 def _training_batches(run: Run, num_steps: int, batch_size: int, seed: int) -> Iterator[dict]:
@@ -88,21 +94,24 @@ def _training_batches(run: Run, num_steps: int, batch_size: int, seed: int) -> I
 def _step(model: nn.Module, predictors: dict[str, MaskGrounding], batch: dict) -> dict[str, float]:
     """Gradients of every predictor's loss at the same hidden words; the losses."""
     hidden, losses = next(iter(predictors.values())).hide_words(batch), {}
-    features = encode_hidden(model, batch, hidden, tuple(predictors))
+    pixels = read_pixels(model, batch, hidden)
     for context, predictor in predictors.items():
-        loss, _ = predictor(own_words(predictor), batch, hidden, features[context])
+        loss, _ = predictor(predictor, batch, hidden, read_words(predictor, batch, hidden, pixels))
         loss.backward()
         losses[context] = loss.item()
     return losses
 
 
 @torch.no_grad()
-def encode_hidden(model: nn.Module, batch: dict, hidden: tuple, contexts: tuple[str, ...]) -> dict[str, dict]:
-    """Context -> what `model.encode` gives for the hidden sentences, once with the pictures, once with blank ones."""
-    images = {sees: batch["images"] if sees else torch.zeros_like(batch["images"]) for sees in
-              {SEEN[context][0] for context in contexts}}  # fmt: skip
-    encoded = {sees: model.encode(image, hidden[0], batch["token_mask"]) for sees, image in images.items()}
-    return {context: encoded[SEEN[context][0]] for context in contexts}
+def read_pixels(model: nn.Module, batch: dict, hidden: tuple[Tensor, Tensor]) -> Tensor:
+    """The pictures as the frozen network sees them when it reads the hidden sentences: (B,C,H,W)."""
+    return model.encode(batch["images"], hidden[0], batch["token_mask"])["pixel_features"]
+
+
+def read_words(predictor: MaskGrounding, batch: dict, hidden: tuple[Tensor, Tensor], pixels: Tensor) -> dict:
+    """What the predictor takes as `encode`'s features: the hidden sentences as its own encoder reads them, and pixels,
+    which it looks at if its context has them."""
+    return {"word_features": predictor.language(hidden[0], batch["token_mask"]), "pixel_features": pixels}
 
 
 @torch.no_grad()
@@ -155,13 +164,11 @@ def _hide(batch: dict, tokens: pd.Series, mask_id: int) -> tuple[Tensor, Tensor]
 def _logits(
     model: nn.Module, predictors: dict[str, MaskGrounding], batch: dict, other_masks: Tensor, hidden: tuple
 ) -> dict[str, Tensor]:
-    features = encode_hidden(model, batch, hidden, tuple(predictors))
-    logits = {name: one.predict(own_words(one), batch, hidden, features[name]) for name, one in predictors.items()}
-    if "mask" in predictors:
-        other = {**batch, "masks": other_masks}
-        logits["other mask"] = predictors["mask"].predict(
-            own_words(predictors["mask"]), other, hidden, features["mask"]
-        )
+    pixels = read_pixels(model, batch, hidden)
+    features = {name: read_words(one, batch, hidden, pixels) for name, one in predictors.items()}
+    logits = {name: one.predict(one, batch, hidden, features[name]) for name, one in predictors.items()}
+    if (one := predictors.get("mask")) is not None:
+        logits["other mask"] = one.predict(one, {**batch, "masks": other_masks}, hidden, features["mask"])
     return logits
 
 

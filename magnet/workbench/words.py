@@ -79,14 +79,15 @@ class Sentences(NamedTuple):
 
 
 class TextOnly(nn.Module):
-    """What `MaskGrounding` asks of a network, for a language backbone by itself: its pixels are one zero."""
+    """What `MaskGrounding` asks of a network, for a language backbone by itself: its pixels are one zero each."""
 
-    def __init__(self, language: LanguageBackbone):
+    def __init__(self, language: LanguageBackbone, channels: int = 1):
         super().__init__()
-        self.language, self.vision = language, SimpleNamespace(channels=[1])
+        self.language, self.vision = language, SimpleNamespace(channels=[channels])
 
     def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
-        return {"word_features": self.language(token_ids, token_mask), "pixel_features": images}
+        blank = images.new_zeros(len(token_ids), self.vision.channels[-1], 1, 1)
+        return {"word_features": self.language(token_ids, token_mask), "pixel_features": blank}
 
 
 def draw_sentences(num_scenes: int, tokenizer, seed: int = 0, num_tokens: int = 20) -> Sentences:
@@ -138,8 +139,11 @@ def train_on_text(
     Returns one row a step: step, loss, and the percent of that step's hidden words that were guessed.
     """
     torch.manual_seed(seed)
-    optimizer = torch.optim.AdamW([*network.parameters(), *grounding.parameters()], lr, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=num_steps, pct_start=0.1)
+    parameters = list(nn.ModuleList([network, grounding]).parameters())  # each once, whoever shares it
+    optimizer = torch.optim.AdamW(parameters, lr, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=max(2, num_steps), pct_start=0.1, cycle_momentum=False
+    )
     log = []
     network.train()
     grounding.train()

@@ -161,6 +161,8 @@ def test_terms_are_switched_by_their_weights():
 def test_settings_that_make_no_sense():
     for name, value, message in [
         ("sentence", "cls", "sentence='cls': one of 'mean', 'first'"),
+        ("pixel_pixel", -1.0, r"alignment\.pixel_pixel=-1\.0: at least 0"),
+        ("pixel_temperature", float("nan"), "above 0"),
         ("pixel_temperature", 0.0, r"alignment\.pixel_temperature=0\.0: above 0"),
         ("text_temperature", -0.1, r"alignment\.text_temperature=-0\.1"),
         ("num_samples", 0, r"alignment\.num_samples=0"),

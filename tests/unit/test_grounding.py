@@ -197,8 +197,8 @@ def test_without_hidden_words_the_loss_is_a_zero_with_a_gradient(case, mask_enco
     assert loss.item() == 0
     loss.backward()
     assert all(p.grad.eq(0).all() for p in grounding.parameters())
-    assert statistics["grounding_nothing_to_hide"] == (case == "nothing to hide")
-    assert statistics["grounding_none_hidden"] == (case != "nothing to hide")
+    assert statistics["grounding_nothing_to_hide"] == (case != "nothing hidden")
+    assert statistics["grounding_none_hidden"] == (case == "nothing hidden")
 
 
 @pytest.mark.parametrize("mask_encoder", ["centre", "box", "pooled"])
@@ -210,7 +210,7 @@ def test_all_words_hidden_and_full_masks_are_finite_and_counted(mask_encoder):
     loss, statistics = grounding(model, batch)
     loss.backward()
     assert loss > 0 and all(p.grad.isfinite().all() for p in grounding.parameters())
-    assert statistics["grounding_all_hidden"] == 0.75 and statistics["grounding_none_hidden"] == 0.25
+    assert statistics["grounding_all_hidden"] == 0.75 and statistics["grounding_nothing_to_hide"] == 0.25
     assert statistics["grounding_hidden_tokens"] == 0.75 * 3
 
 
@@ -220,6 +220,8 @@ def test_settings_that_do_not_fit():
         ({"context": "all"}, "context='all'"),
         ({"passes": 3}, "passes=3: one of 1, 2"),
         ({"num_layers": 0}, "num_layers=0: without a layer"),
+        ({"num_heads": 0}, "num_heads=0: at least 0 and 1"),
+        ({"weight": -1.0}, "weight=-1.0, "),
         ({"num_heads": 3}, "num_heads=3 does not divide the words' width, 16"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -5,9 +5,12 @@ from dataclasses import replace
 import huggingface_hub
 import pytest
 import torch
+from conftest import tiny_config
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
+import magnet
+from magnet import runs
 from magnet.config import LanguageConfig
 from magnet.models.language import LanguageBackbone
 
@@ -115,6 +118,21 @@ def test_problems_name_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="'bert-none-such'"):
         build(replace(bert, pretrained="bert-none-such"))
+
+
+def test_a_run_needs_its_pretrained_encoder_no_more(tmp_path, monkeypatch):
+    """Its sizes are kept beside the weights."""
+    monkeypatch.setattr(runs, "ROOT", tmp_path / "runs")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    AutoModel.from_config(AutoConfig.for_model("bert", vocab_size=400, **sizes)).save_pretrained(tmp_path / "bert")
+    config = tiny_config(num_steps=1, val_every=1)
+    language = replace(config.model.language, pretrained=str(tmp_path / "bert"), options={})
+    run = magnet.fit(replace(config, model=replace(config.model, language=language)), progress=False)
+    (tmp_path / "bert").rename(tmp_path / "elsewhere")
+    assert run.load_model().language.width == 16
+    run.weights.unlink()
+    with pytest.raises(FileNotFoundError, match="does not exist yet; train it with: magnet train lavt_tiny"):
+        magnet.fit(tiny_config(num_steps=2), init=run, progress=False)
 
 
 def test_misspelt_settings_are_refused():

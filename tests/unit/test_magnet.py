@@ -181,6 +181,8 @@ def test_as_many_groups_and_scales_as_stages(num_stages, groups, fusion):
     [
         ({"fusion": "cma"}, "fusion='cma' is not one of pwam, pwam_matched, cam"),
         ({"text_side": "dead"}, "text_side='dead' is not one of live, released"),
+        ({"gate_init": "zeros"}, "gate_init='zeros' is not one of normal, zero"),
+        ({"decoder_width": 0}, "decoder_width=0: at least 1"),
         ({"decoder_width": 18}, "decoder_width=18 must be a multiple of 4"),
         ({"decoder_width": 16, "num_heads": 3}, "num_heads=3"),
         ({"vision": replace(BACKBONES[2], options={"dims": (6, 12, 24, 48), "depths": (1,) * 4})}, "splits channels"),

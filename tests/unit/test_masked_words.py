@@ -61,6 +61,16 @@ def test_training_moves_the_predictors_and_not_the_network(run, trained):
     assert not other.equals(losses)
 
 
+def test_all_begin_as_one_that_read_text(run):
+    options = {"num_steps": 0, "progress": False}
+    read, _ = study.train_predictors(run, SETTING, text_steps=3, **options)
+    plain, _ = study.train_predictors(run, SETTING, **options)
+    first, *others = (one.state_dict() for one in read.values())
+    assert all(torch.equal(value, other[name]) for other in others for name, value in first.items())
+    moved = {name for name, value in plain["text"].state_dict().items() if not torch.equal(value, first[name])}
+    assert any(name.startswith("language.") for name in moved) and any(name.startswith("predictor.") for name in moved)
+
+
 def test_every_content_word_is_asked_once(asked):
     table = magnet.data.select_split(magnet.data.read_refer(ASSETS), "val")
     kinds, tokenizer = study.word_classes(), magnet.data.load_tokenizer("refshapes")
@@ -93,8 +103,10 @@ def test_an_answer_is_what_the_predictor_says(run, trained, asked):
     for context, predictor in predictors.items():
         images = batch["images"] * (context != "text")
         with torch.no_grad():
-            features = model.encode(images, hidden[0], batch["token_mask"])
-            logits = predictor.predict(study.own_words(predictor), batch, hidden, features)
+            pixels = model.encode(images, hidden[0], batch["token_mask"])["pixel_features"]
+            words = predictor.language(hidden[0], batch["token_mask"])
+            features = {"word_features": words, "pixel_features": pixels}
+            logits = predictor.predict(predictor, batch, hidden, features)
         truth = tokenizer.convert_tokens_to_ids(question["word"])
         loss = -logits.log_softmax(1)[0, truth].item()
         assert question[f"{context} loss"] == pytest.approx(loss, rel=1e-3), context
