@@ -17,7 +17,7 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
     ("MagNet tiny, mIoU on locations, median of the seeds", "≥ 40", "demo", "location_mIoU"),
     ("MagNet tiny, val oIoU, median of the seeds", "45", "demo", "val_oIoU"),
     (
-        "hidden words found from text + picture + mask, over text + picture",
+        "hidden words found from text + picture + mask (`pooled`), over text + picture",
         "above 0",
         "masked_words",
         "pooled: mask - image",
