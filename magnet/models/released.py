@@ -67,7 +67,7 @@ def _read(path: Path) -> Mapping:
         with torch.serialization.safe_globals([argparse.Namespace]):  # LAVT keeps its command line beside the weights
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported [^.]*\S", str(error))  # the rest advises to run whatever the file says
+        found = re.search(r"Unsupported.*?(?=\. |$)", str(error))  # the rest advises to run whatever the file says
         raise ValueError(f"{path}: refused, more than tensors and plain values: {found and found[0]}") from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path}: not a readable checkpoint, perhaps cut short; fetch it again ({error})") from error

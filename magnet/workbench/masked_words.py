@@ -166,7 +166,7 @@ def _logits(
 ) -> dict[str, Tensor]:
     pixels = read_pixels(model, batch, hidden)
     features = {name: read_words(one, batch, hidden, pixels) for name, one in predictors.items()}
-    logits = {name: one.predict(one, batch, hidden, features[name]) for name, one in predictors.items()}
+    logits = {name: one.predict(one, batch, hidden, features[name], name) for name, one in predictors.items()}
     if (one := predictors.get("mask")) is not None:
         logits["other mask"] = one.predict(one, {**batch, "masks": other_masks}, hidden, features["mask"])
     return logits

@@ -71,6 +71,13 @@ def test_all_begin_as_one_that_read_text(run):
     assert any(name.startswith("language.") for name in moved) and any(name.startswith("predictor.") for name in moved)
 
 
+def test_a_name_says_what_a_predictor_sees(run, trained):
+    """The one that learnt with the mask, asked as "text", does not see it."""
+    options = {"num_expressions": 10, "progress": False}
+    blind, sees = (study.ask(run, {name: trained[0]["mask"]}, **options) for name in ("text", "mask"))
+    assert not np.allclose(blind["text loss"], sees["mask loss"], atol=1e-3)
+
+
 def test_every_content_word_is_asked_once(asked):
     table = magnet.data.select_split(magnet.data.read_refer(ASSETS), "val")
     kinds, tokenizer = study.word_classes(), magnet.data.load_tokenizer("refshapes")
