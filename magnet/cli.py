@@ -183,6 +183,29 @@ def benchmark_variants(
         print(write_table(table, output, shlex.join(["magnet", *sys.argv[1:]])))
 
 
+def benchmark_speed(
+    recipes: tuple[str, ...] = ("lavt_tiny", "magnet_tiny"), rounds: int = 7, modules: str | None = "magnet_tiny",
+    output: Path | None = None,
+) -> None:  # fmt: skip
+    """Time the tiny recipes beside the machine's own peaks: loader, forward pass, training step, one answer.
+
+    A few minutes, with nothing else running. --modules: also print what each part of that recipe's network takes.
+    --output writes a CSV, and the modules to a second one beside it.
+    """
+    import magnet
+    from magnet.workbench.benchmark import write_table
+    from magnet.workbench.speed import measure_speed, module_times
+
+    tables = {"": measure_speed(recipes, rounds)}
+    if modules:
+        tables["_modules"] = module_times(magnet.recipe(modules))
+    for name, table in tables.items():
+        print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
+        if output:
+            path = output.with_stem(output.stem + name)
+            print(write_table(table, path, shlex.join(["magnet", *sys.argv[1:]])))
+
+
 def notebooks_run(names: Positional[tuple[str, ...]] = (), smoke: bool = False, in_place: bool = False) -> None:
     """Run the notebooks in order and write their minutes and memory to results/tables/notebooks.csv.
 
@@ -201,6 +224,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "score": score,
     "report": report,
+    "benchmark speed": benchmark_speed,
     "benchmark variants": benchmark_variants,
     "notebooks run": notebooks_run,
 }
@@ -214,7 +238,7 @@ def main() -> None:
     except KeyboardInterrupt as stopped:
         print(f"\n{str(stopped) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("MAGNET_DEBUG"):
             raise
         print(f"magnet: {_in_one_line(error)}", file=sys.stderr)

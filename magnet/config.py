@@ -50,6 +50,7 @@ class ModelConfig:
     decoder_layers: int = 9
     decoder_feedforward: int = 2048
     num_heads: int = 8  # of both decoders
+    mask_detail: int = 0  # MagNet: channels of features that make masks twice as fine; 0: as published
     pad_then_roll: bool = True  # Swin as released; False: timm's own order
     gradient_checkpointing: bool = False
 
@@ -69,6 +70,7 @@ class DataConfig:
     words: Literal["sentence", "bag", "none"] = "sentence"  # "bag": sorted word pieces; "none": blind to the text
     polygon_overlap: Literal["hole", "union"] = "hole"  # "hole" is what the REFER tool does
     fresh: bool = False  # RefShapes only: draw new training scenes without end instead of reading the train split
+    sentences_per_image: int = 1  # fresh scenes: so many of a scene's sentences come together
     easy_first: int = 0  # fresh scenes: over so many items the easy kinds of sentences fall from all to their own share
     easy_kinds: tuple[str, ...] = ("attribute",)  # RefShapes' own names
     num_workers: int = field(default=1, metadata=UNHASHED)
@@ -88,11 +90,13 @@ class OptimConfig:
     micro_batch: int | None = field(
         default=None, metadata=UNHASHED
     )  # images per forward pass; None: all. BatchNorm sees it
+    num_processes: int = field(default=1, metadata=UNHASHED)  # on a CPU: so many share each step; BatchNorm sees it
     num_epochs: float = 40.0
     num_steps: int | None = None  # overrides num_epochs
     clip_norm: float | None = None
     frozen: tuple[str, ...] = ()  # regular expressions of parameter names that are not optimised
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # "auto": bfloat16 where the hardware has it
+    compile: bool = False  # torch.compile the step: minutes at first; where it fails training goes on without
     val_every: int | None = None  # steps between validations; None: num_epochs times, evenly spread
     val_expressions: int | None = None  # validate on this many, evenly spread; None: all
 
@@ -136,6 +140,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
+    loss_size: Literal["masks", "logits"] = "masks"  # where losses compare them: "logits" is coarser and cheaper
     losses: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})  # term -> weight; see losses/
     grounding: GroundingConfig | None = None
     alignment: AlignmentConfig | None = None

@@ -14,6 +14,7 @@ from magnet.evaluate import evaluation_mode
 from magnet.losses.alignment import Alignment
 from magnet.losses.grounding import MaskGrounding
 from magnet.models import build_model
+from magnet.models.decoders import resize
 
 
 class Objective(nn.Module):
@@ -21,6 +22,7 @@ class Objective(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
+        self.loss_size = config.loss_size
         self.losses, self.weights = config.losses, dict(config.losses)
         self.model = build_model(config.model)  # first: its random weights do not depend on the parts below
         self.model.to(memory_format=torch.channels_last)  # the layout convolutions are quickest in
@@ -45,12 +47,18 @@ class Objective(nn.Module):
         if self.grounding and self.grounding.config.passes == 1:
             hidden = self.grounding.hide_words(batch)
         outputs = self.model(images, token_ids if hidden is None else hidden[0], token_mask)
-        terms = losses.compute(self.losses, outputs, batch)
+        terms = losses.compute(self.losses, outputs, self._truth(batch, outputs["mask_logits"].shape[-2:]))
         if self.grounding:
             terms["grounding"], statistics = self.grounding(self.model, batch, hidden, outputs if hidden else None)
         if self.alignment:
             terms |= self.alignment(outputs, batch)
         return terms, statistics
+
+    def _truth(self, batch: dict, size: tuple[int, int]) -> dict:
+        """The batch with its masks where losses compare them; they shrink as logits elsewhere grow, corners aligned."""
+        if self.loss_size == "masks":
+            return batch
+        return {**batch, "masks": resize(batch["masks"][:, None], size)[:, 0]}
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ last checkpoint to the same weights, bit for bit on a CPU, and no random state h
 
 import hashlib
 import json
+import logging
 import math
 import re
 import signal
@@ -30,7 +31,10 @@ from magnet.data.sampler import StepSampler
 from magnet.evaluate import evaluate, ignore_interrupts, progress_bar
 from magnet.models.released import load_released
 from magnet.objective import Objective
+from magnet.processes import train_in_processes
 from magnet.statistics import summarize
+
+_logger = logging.getLogger(__name__)
 
 
 def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: bool = True) -> runs.Run:
@@ -48,8 +52,13 @@ def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: b
         run = runs.open_run(config, fingerprint)
     if not run.is_finished:
         trainer = Trainer(run, accelerator, start, progress)
-        with stop_signals() as stop:
-            trainer.train(stop)
+        share = config.optim.num_processes if accelerator.num_processes == 1 else 1
+        if share > 1 and accelerator.device.type == "cpu":
+            trainer.save()  # all of them begin with it
+            train_in_processes(run, share, progress)
+        else:
+            with stop_signals() as stop:
+                trainer.train(stop)
     return run
 
 
@@ -131,6 +140,14 @@ def build_optimizer(objective: torch.nn.Module, optim: OptimConfig) -> torch.opt
     return torch.optim.AdamW(settings, lr=optim.lr, betas=optim.betas, fused=True)
 
 
+def fix_frozen(objective: torch.nn.Module) -> None:
+    """What holds no parameter to train has nothing to learn from a batch: its norms keep the averages they have."""
+    for module in objective.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
 def _check_patterns(field: str, patterns: Iterable[str], names: Iterable[str]) -> None:
     """A pattern that matches no parameter would do nothing, in silence."""
     for pattern in patterns:
@@ -176,6 +193,7 @@ class Trainer:
         objective = Objective(config)
         self.model, self.weights = objective.model, objective.weights
         optimizer = build_optimizer(objective, config.optim)
+        fix_frozen(objective)
         self.dataset = data.training_set(config.data, config.model.language.vocabulary, config.seed)
         _check_validation_split(config.data)
         self.num_steps = self._count_steps()
@@ -184,6 +202,7 @@ class Trainer:
             runs.write_json(run.language, self.model.language.settings())
         self._start_from(start)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.compiled = torch.compile(self.objective) if config.optim.compile else None
         self.step, self.best = 0, -1.0
         self.unwritten: list[tuple[dict, dict[str, torch.Tensor]]] = []
         self._restore()
@@ -247,7 +266,10 @@ class Trainer:
         parts = [self._forward_backward(batch) for batch in batches]
         values = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
         self.step += 1
-        speed = self.config.optim.batch_size / (time.perf_counter() - began)
+        sentences = self.config.optim.batch_size * (
+            self.config.data.sentences_per_image if self.config.data.fresh else 1
+        )
+        speed = sentences / (time.perf_counter() - began)
         line = {"step": self.step, "lr": rate, "images_per_second": round(speed, 2), "memory_gb": _memory_gb()}
         self.unwritten.append((line, values))
 
@@ -256,7 +278,7 @@ class Trainer:
         batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
         with self.accelerator.accumulate(self.objective):
             with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                terms, statistics = self.objective(batch)
+                terms, statistics = self._terms(batch)
             total = losses.weighted_sum(self.weights, terms)
             if not torch.isfinite(total):
                 self._refuse(batch, terms)
@@ -266,6 +288,30 @@ class Trainer:
             self.optimizer.step()
             self.optimizer.zero_grad()
         return {name: value.detach().float() for name, value in (terms | statistics).items()}
+
+    def _terms(self, batch: dict) -> tuple[dict, dict]:
+        try:
+            return (self.compiled or self.objective)(batch)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if self._is_out_of_memory(error):
+                raise MemoryError(self._too_large(batch)) from error
+            if self.compiled is None:
+                raise
+            _logger.warning("torch.compile failed, training goes on without it: %s", str(error).split("\n")[0])
+        self.compiled = None
+        return self.objective(batch)
+
+    @staticmethod
+    def _is_out_of_memory(error: Exception) -> bool:
+        return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+    def _too_large(self, batch: dict) -> str:
+        size, sentences = self.config.data.image_size, len(batch["token_ids"])
+        return (
+            f"out of memory with {len(batch['images'])} pictures of {size} px and {sentences} sentences at once; try "
+            f"--optim.micro-batch {max(1, len(batch['images']) // 2)}, a smaller --data.image-size, or "
+            "--model.gradient-checkpointing"
+        )
 
     def _refuse(self, batch: dict, terms: dict) -> None:
         """Save the batch that gave a loss which is not finite, and stop."""
@@ -294,7 +340,7 @@ class Trainer:
         if last or self.step % every == 0:
             self._validate()
         if last or self.step % self.config.checkpoint_every == 0:
-            self._save()
+            self.save()
 
     def _write_log(self) -> float:
         """Append the lines since the last call, with losses averaged over processes; returns the newest total."""
@@ -350,7 +396,7 @@ class Trainer:
         return bool(self.accelerator.reduce(told, "sum") > 0)
 
     def _interrupt(self) -> None:
-        self._save()
+        self.save()
         raise KeyboardInterrupt(
             f"stopped at step {self.step} of {self.num_steps}; all is saved in {self.run.folder}. "
             "The same command goes on from there."
@@ -363,7 +409,7 @@ class Trainer:
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Everything needed to go on, as one safetensors file that replaces the previous one in one step."""
         if self.unwritten:
             self._write_log()  # or the steps before this one would be missing from the log of a killed run

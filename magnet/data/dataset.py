@@ -148,6 +148,12 @@ def check_texts(table: pd.DataFrame, tokenizer, num_tokens: int) -> None:
 
 
 def collate(items: list[dict]) -> dict:
-    """Items -> {"images" (B,3,S,S), "token_ids" (B,T), "token_mask" (B,T), "masks" (B,S,S), "sent_ids" (B,)}."""
+    """Items -> {"images" (N,3,S,S), "token_ids" (B,T), "token_mask" (B,T), "masks" (B,S,S), "sent_ids" (B,)}.
+
+    B = N, or k·N where each item has k sentences, which then go round: sentence j is about picture j mod N.
+    """
     names = {"image": "images", "mask": "masks", "sent_id": "sent_ids"}
-    return {names.get(name, name): values for name, values in default_collate(items).items()}
+    batch = {names.get(name, name): values for name, values in default_collate(items).items()}
+    if batch["masks"].ndim == 4:
+        batch |= {name: values.transpose(0, 1).flatten(0, 1) for name, values in batch.items() if name != "images"}
+    return batch

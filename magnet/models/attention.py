@@ -37,7 +37,8 @@ class PixelWordAttention(nn.Module):
     def forward(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> Tensor:
         value = self.value(words) * token_mask.float()[:, :, None]  # (B,T,C)
         value = F.linear(value, self.out.weight)  # `out` on the few words instead of what the many pixels read: equal
-        read = self.attention(pixels, words, token_mask) @ value + self.out.bias  # (B,N,C)
+        read = self.attention(pixels, words, token_mask) @ value  # (B,N,C)
+        read = read + self.out.bias.to(read.dtype)  # or all that follows would be float32 under autocast
         gathered = self.out_norm(read)
         fused = F.gelu(self.mix(F.gelu(self.pixel(to_tokens(pixels))) * gathered))
         return to_map(fused, pixels.shape[-2:])

@@ -1,5 +1,6 @@
 """What every method is made of: a vision and a language backbone that meet in `encode`, and a `decode`."""
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -13,8 +14,11 @@ class ReferringNetwork(nn.Module):
     """Referring segmentation of images (B,3,H,W), ImageNet-normalised, of any size, by expressions of T tokens.
 
     A method adds `decode(features)`, which gives a dict with mask_logits, and two steps of `encode`:
-    `_first_words(token_ids, token_mask)` -> words (B,T,D), and `_stage(index, pixels, words, token_mask)` -> pixels and
-    words for the next stage, and what the decoder reads.
+    `_first_words(token_ids, token_mask)` -> words (B,T,D), and `_meet(index, pixels, words, token_mask)`, where what
+    left stage `index` and the words meet -> pixels and words for the next stage, and what the decoder reads.
+
+    There may be several sentences a picture: of S pictures and B = k·S sentences, sentence j is about picture j mod S.
+    What comes before the first words, stem and first stage, is then computed once a picture.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int):
@@ -32,12 +36,14 @@ class ReferringNetwork(nn.Module):
         self.language = LanguageBackbone(config.language, vocab_size, num_groups=self.vision.num_stages)
 
     def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
-        """Images (B,3,H,W), token ids and mask (B,T) -> stage_features, pixel_features, word_features (B,T,D),
-        token_mask, image_size.
+        """Images (S,3,H,W), token ids and mask (B,T) -> stage_features, pixel_features, word_features (B,T,D),
+        token_mask, image_size. Raises ValueError where B is no multiple of S.
 
         stage_features[i] (B,C_i,H_i,W_i) is what the decoder reads; pixel_features (B,C,H,W) left the last stage of the
         vision backbone, word_features the last language layer.
         """
+        if len(token_ids) % len(images):
+            raise ValueError(f"{len(token_ids)} sentences do not divide among {len(images)} pictures")
         words, x, maps = self._first_words(token_ids, token_mask), self.vision.stem(images), []
         for index in range(self.vision.num_stages):
             x, words, fused = self._run_stage(index, x, words, token_mask)
@@ -46,14 +52,20 @@ class ReferringNetwork(nn.Module):
         return {**features, "token_mask": token_mask, "image_size": tuple(images.shape[-2:])}
 
     def forward(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
-        """Images (B,3,H,W), token ids and mask (B,T) -> all that `encode` and `decode` give."""
+        """Images (S,3,H,W), token ids and mask (B,T) -> all that `encode` and `decode` give."""
         return self.decode(self.encode(images, token_ids, token_mask))
 
     def _placed(self, pixels: Tensor) -> Tensor:
         """Pixels (B,C,H,W) as they meet words: with `pixel_positions` they say where they are."""
-        return pixels + sine_position(pixels) if self.config.pixel_positions else pixels
+        return pixels + sine_position(pixels).to(pixels.dtype) if self.config.pixel_positions else pixels
 
     def _run_stage(self, *inputs) -> tuple[Tensor, Tensor, Tensor]:
         if self.config.gradient_checkpointing and self.training:
             return checkpoint(self._stage, *inputs, use_reentrant=False)
         return self._stage(*inputs)
+
+    def _stage(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.vision.stage(index, x)
+        if len(x) < len(words):
+            x = torch.cat([x] * (len(words) // len(x)))  # unlike repeat, it keeps the layout
+        return self._meet(index, x, words, token_mask)

@@ -1,5 +1,7 @@
 """MagNet's Cross-modal Alignment Module: after a stage, pixels read words at several scales, and words read pixels."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,16 +29,29 @@ class CAMImageSide(nn.Module):
         self.mixer = nn.Sequential(*layers)
 
     def forward(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
-        size = pixels.shape[-2:]
-        fused = self.full(pixels, words, token_mask)
-        maps = [resize(self.read_pooled(i, pixels, words, token_mask), size) for i in range(len(self.pyramid))]
-        return fused, to_map(self.mixer(to_tokens(torch.cat([*maps, fused], dim=1))), size)
+        fused, first = self.full(pixels, words, token_mask), self.mixer[0]
+        pooled = [to_tokens(self.read_pooled(i, pixels, words, token_mask)) for i in range(len(self.pyramid))]
+        # the mixer's first layer acts on each scale before it is enlarged: equal, and the wide map is never made
+        *parts, own = first.weight.split([*(x.shape[-1] for x in pooled), fused.shape[1]], dim=1)
+        coarse = torch.cat([F.linear(x, part) for x, part in zip(pooled, parts)], dim=1)  # (B,Σp²,C)
+        enlarge = enlarging(self.pyramid, tuple(pixels.shape[-2:]), pixels.device)
+        mixed = F.linear(to_tokens(fused), own, first.bias) + enlarge @ coarse
+        return fused, to_map(self.mixer[1:](mixed), pixels.shape[-2:])
 
     def read_pooled(self, index: int, pixels: Tensor, words: Tensor, token_mask: Tensor) -> Tensor:
         """What the map pooled to p rows and columns, p = pyramid[index], reads from the words: (B,C/4,p,p)."""
         pooled = F.adaptive_avg_pool2d(pixels, self.pyramid[index])
         pooled = to_map(self.reduce[index](to_tokens(pooled)), pooled.shape[-2:])
         return self.pooled[index](pooled, words, token_mask)
+
+
+@lru_cache(maxsize=64)
+def enlarging(pyramid: tuple[int, ...], size: tuple[int, int], device: torch.device) -> Tensor:
+    """The matrix (H·W,Σp²) that resizes the maps of p rows and columns, given one after another, to `size`, and adds
+    them up; float32, as `resize` does it."""
+    with torch.inference_mode(False):  # what is kept must serve training, too
+        units = (torch.eye(p * p, device=device).view(1, p * p, p, p) for p in pyramid)
+        return torch.cat([to_tokens(resize(unit, size))[0] for unit in units], dim=1)
 
 
 def _reduction(channels: int, narrow: int) -> nn.Sequential:
@@ -73,37 +88,44 @@ class CAMTextSide(nn.Module):
 
     def attention(self, words: Tensor, pixels: Tensor, token_mask: Tensor) -> Tensor:
         """How much each word reads each of the N = H·W pixels: (B,T,N), rows sum to 1."""
-        return self._attention(words, token_mask, *moments(to_tokens(pixels)))
+        centred = centre(to_tokens(pixels))
+        return self._attention(words, token_mask, centred, norm_scale(self.key.weight, centred))
 
-    def _attention(self, words: Tensor, token_mask: Tensor, centred: Tensor, covariance: Tensor) -> Tensor:
+    def _attention(self, words: Tensor, token_mask: Tensor, centred: Tensor, scale: Tensor) -> Tensor:
         mask = token_mask.float()[:, :, None]  # (B,T,1)
         if self.form == "released":
             mask = 1e4 * (mask - 1)
-        query = self.query(words) * mask @ normed_weight(self.key, covariance)  # (B,T,C): in the pixels' own channels
+        query = self.query(words) * mask * scale[:, None] @ self.key.weight  # (B,T,C): in the pixels' own channels
         scores = query @ centred.transpose(1, 2) / self.key.out_features**0.5
         return (scores + (1e4 * mask - 1e4)).softmax(dim=-1)  # the shift only rounds the released form's padding
 
     def forward(self, words: Tensor, pixels: Tensor, token_mask: Tensor) -> Tensor:
-        centred, covariance = moments(to_tokens(pixels))
-        read = self._attention(words, token_mask, centred, covariance) @ centred  # (B,T,C)
-        read = self.out(read @ normed_weight(self.value, covariance).transpose(1, 2))  # (B,T,D)
+        centred = centre(to_tokens(pixels))
+        key_scale, value_scale = norm_scale(torch.cat([self.key.weight, self.value.weight]), centred).chunk(2, dim=1)
+        read = self._attention(words, token_mask, centred, key_scale) @ centred  # (B,T,C)
+        read = self.out(self.value(read) * value_scale[:, None])  # (B,T,D)
         gathered = instance_norm(read, None if self.form == "released" else token_mask)
         fused = F.gelu(self.mix(F.gelu(self.word(words)) * gathered))
         return words + self.gate.opening(fused) * fused
 
 
-def moments(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Of (B,N,C): each position minus the mean of all, and the covariance of the channels (B,C,C); float32."""
+def centre(tokens: Tensor) -> Tensor:
+    """(B,N,C) minus the mean over all N positions; float32."""
     with torch.autocast(tokens.device.type, enabled=False):
-        centred = tokens.float() - tokens.float().mean(1, keepdim=True)
-        return centred, centred.transpose(1, 2) @ centred / tokens.shape[1]
+        return tokens.float() - tokens.float().mean(1, keepdim=True)
 
 
-def normed_weight(linear: nn.Linear, covariance: Tensor, eps: float = 1e-5) -> Tensor:
-    """The matrices M (B,D,C) with instance_norm(linear(tokens)) = centred·Mᵀ.
+def norm_scale(weight: Tensor, centred: Tensor, eps: float = 1e-5) -> Tensor:
+    """The scales s (B,D) with instance_norm(tokens·Wᵀ) = (centred·Wᵀ)·s for a matrix W (D,C).
 
-    The N normed positions of width D, many times the size of the tokens, need never be made.
+    So the N normed positions of width D need never be made: words are few, and scaled instead. Where positions are
+    many, their covariance gives the variances; where they are fewer than channels, making them is cheaper.
     """
-    with torch.autocast(covariance.device.type, enabled=False):
-        variance = ((linear.weight @ covariance) * linear.weight).sum(-1)  # (B,D)
-        return linear.weight * torch.rsqrt(variance + eps)[:, :, None]
+    with torch.autocast(centred.device.type, enabled=False):
+        num, channels = centred.shape[1:]
+        if num < channels:
+            variance = (centred @ weight.T).square().mean(1)
+        else:
+            columns = weight.T.contiguous()  # (C,D): in this order the product below needs no copy
+            variance = ((centred.transpose(1, 2) @ centred / num) @ columns * columns).sum(1)
+        return torch.rsqrt(variance + eps)

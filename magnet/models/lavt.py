@@ -22,8 +22,7 @@ class LAVT(ReferringNetwork):
     def _first_words(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         return self.language(token_ids, token_mask)
 
-    def _stage(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.vision.stage(index, x)
+    def _meet(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fused = self.fusions[index](self._placed(x), words, token_mask)
         normed = to_map(self.norms[index](to_tokens(fused)), fused.shape[-2:])
         return self.gates[index](x, fused) if index < len(self.gates) else x, words, normed

@@ -9,6 +9,7 @@ from magnet.config import ModelConfig
 from magnet.models.attention import LanguageGate
 from magnet.models.base import ReferringNetwork
 from magnet.models.cam import CAMImageSide, CAMTextSide
+from magnet.models.mask_detail import MaskDetail
 from magnet.models.pixel_decoder import PixelDecoder
 from magnet.models.pwam import PWAMImageSide, matched_image_side, matched_text_side
 from magnet.models.query_decoder import QueryDecoder
@@ -41,14 +42,18 @@ class MagNet(ReferringNetwork):
         )  # fmt: skip
         self.query_decoder = QueryDecoder(
             width, num_scales=len(channels) - 1, num_layers=config.decoder_layers, num_heads=config.num_heads,
-            feedforward=config.decoder_feedforward,
+            feedforward=config.decoder_feedforward, detail=config.mask_detail,
         )  # fmt: skip
+        self.detail = MaskDetail(width, config.mask_detail, self.vision.strides[0]) if config.mask_detail else None
+
+    def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
+        features = super().encode(images, token_ids, token_mask)
+        return features if self.detail is None else {**features, "image_detail": self.detail.image(images)}
 
     def _first_words(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         return self.language.embed(token_ids)
 
-    def _stage(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.vision.stage(index, x)
+    def _meet(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         words = self.language.group(index, words, token_mask)
         placed = self._placed(x)
         fused, features = self.image_sides[index](placed, words, token_mask)
@@ -58,10 +63,12 @@ class MagNet(ReferringNetwork):
         return self.gates[index](x, fused), changed, features
 
     def decode(self, features: dict) -> dict:
-        """What `encode` gave -> the same, with mask_logits (B,H/4,W/4): above 0 is foreground, aux_mask_logits, the
-        predictions before the last one in order, and mask_features (B,width,H/4,W/4)."""
+        """What `encode` gave -> the same, with mask_logits (B,H/4,W/4), or H/2 with `mask_detail`: above 0 is
+        foreground, aux_mask_logits, the predictions before the last one in order, and mask_features (B,width,H/4,W/4).
+        """
         maps, mask_features = self.pixel_decoder(features["stage_features"])
-        *aux_mask_logits, mask_logits = self.query_decoder(maps[:-1], mask_features)
+        detail = None if self.detail is None else self.detail(features["image_detail"], mask_features)
+        *aux_mask_logits, mask_logits = self.query_decoder(maps[:-1], mask_features, detail)
         masks = {"mask_logits": mask_logits, "aux_mask_logits": aux_mask_logits}
         return {**features, **masks, "mask_features": mask_features}
 

@@ -134,5 +134,7 @@ def read_scales(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) 
 
 def _read(maps: list[Tensor], grids: Tensor, shares: Tensor) -> Tensor:
     """Maps (n,d,H_i,W_i), for each a grid (n,q,points,2) from -1 to 1 and shares (n,q,points) -> (n,d,q)."""
-    read = (F.grid_sample(x, grid, align_corners=False) for x, grid in zip(maps, grids))
-    return sum((points * share[:, None]).sum(-1) for points, share in zip(read, shares))
+    total = torch.zeros((), device=shares.device)
+    for x, grid, share in zip(maps, grids, shares):
+        total = torch.addcmul(total, F.grid_sample(x, grid, align_corners=False), share[:, None])
+    return total.sum(-1) if total.shape[-1] > 1 else total[..., 0]  # a sum over one would be a copy

@@ -8,16 +8,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magnet.models.attention import to_tokens
+from magnet.models.mask_detail import add_detail
 from magnet.models.positions import sine_position
 
 
 class QueryDecoder(nn.Module):
     """Maps of `width` channels, coarsest first, and mask features (B,width,h,w) -> num_layers + 1 mask logits (B,h,w).
 
-    The layers take turns in reading the maps. The first prediction is made before the first layer.
+    The layers take turns in reading the maps. The first prediction is made before the first layer. With `detail`
+    features (B,c,2h,2w) the logits are (B,2h,2w).
     """
 
-    def __init__(self, width: int, *, num_scales: int, num_layers: int, num_heads: int, feedforward: int):
+    def __init__(
+        self, width: int, *, num_scales: int, num_layers: int, num_heads: int, feedforward: int, detail: int = 0
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.query = nn.Parameter(torch.randn(1, width))
@@ -28,23 +32,26 @@ class QueryDecoder(nn.Module):
         self.mask_embedding = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
         )
+        self.detail_embedding = nn.Linear(width, detail) if detail else None
 
-    def forward(self, maps: list[Tensor], mask_features: Tensor) -> list[Tensor]:
+    def forward(self, maps: list[Tensor], mask_features: Tensor, detail: Tensor | None = None) -> list[Tensor]:
         values = [to_tokens(x) + row for x, row in zip(maps, self.scale_embedding)]  # (B,N_i,width)
         keys = [v + to_tokens(sine_position(x)) for v, x in zip(values, maps)]
         query = self.query.expand(len(mask_features), -1, -1)  # (B,1,width)
-        predictions = [self.predict(query, mask_features)]
+        predictions = [self.predict(query, mask_features, detail)]
         for index, layer in enumerate(self.layers):
             scale = index % len(maps)
             blocked = blocked_pixels(predictions[-1], maps[scale].shape[-2:])
             blocked = blocked[:, None].repeat_interleave(self.num_heads, dim=0)  # (B·heads,1,N_i)
             query = layer(query, self.query_position, keys[scale], values[scale], blocked)
-            predictions.append(self.predict(query, mask_features))
+            predictions.append(self.predict(query, mask_features, detail))
         return predictions
 
-    def predict(self, query: Tensor, mask_features: Tensor) -> Tensor:
+    def predict(self, query: Tensor, mask_features: Tensor, detail: Tensor | None = None) -> Tensor:
         """Query (B,1,width) -> mask logits (B,h,w): its embedding's dot product with every pixel's features."""
-        return torch.einsum("bqc,bchw->bhw", self.mask_embedding(self.norm(query)), mask_features)
+        query = self.norm(query)
+        logits = torch.einsum("bqc,bchw->bhw", self.mask_embedding(query), mask_features)
+        return logits if detail is None else add_detail(logits, self.detail_embedding(query), detail)
 
 
 def blocked_pixels(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:

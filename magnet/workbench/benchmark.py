@@ -18,7 +18,7 @@ from magnet import losses, runs
 from magnet.config import AlignmentConfig, Config, GroundingConfig, ModelConfig
 from magnet.data import load_tokenizer
 from magnet.objective import Objective
-from magnet.train import build_optimizer, choose_precision
+from magnet.train import build_optimizer, choose_precision, fix_frozen
 
 
 def variants(config: Config) -> dict[str, Config]:
@@ -91,6 +91,7 @@ class Stepper:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.objective = Objective(self.config).to(self.device).train()
         self.optimizer = build_optimizer(self.objective, config.optim)
+        fix_frozen(self.objective)
         self.precision = choose_precision(config.optim, self.device)
         batch = random_batch(config, batch_size)
         self.batch = {name: values.to(self.device) for name, values in batch.items()}
@@ -141,14 +142,18 @@ def offline(model: ModelConfig) -> ModelConfig:
 
 
 def random_batch(config: Config, batch_size: int) -> dict[str, torch.Tensor]:
-    """Noise with masks that cover a fifth of it, and sentences as long as can be: [CLS], shipped words, [SEP]."""
-    size, shape, tokenizer = config.data.image_size, (batch_size, config.data.num_tokens), load_tokenizer("refshapes")
+    """Noise with masks that cover a fifth of it, and sentences as long as can be: [CLS], shipped words, [SEP].
+
+    batch_size: pictures; there are data.sentences_per_image sentences for each.
+    """
+    size, tokenizer = config.data.image_size, load_tokenizer("refshapes")
+    shape = (batch_size * config.data.sentences_per_image, config.data.num_tokens)
     words = torch.tensor(sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids)))
     token_ids = words[torch.randint(len(words), shape)]
     token_ids[:, 0], token_ids[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
     return {
         "images": torch.randn(batch_size, 3, size, size),
-        "masks": (torch.rand(batch_size, size, size) > 0.8).float(),
+        "masks": (torch.rand(shape[0], size, size) > 0.8).float(),
         "token_ids": token_ids,
         "token_mask": torch.ones(shape, dtype=torch.long),
     }

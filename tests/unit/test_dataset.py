@@ -252,6 +252,26 @@ def test_a_scene_comes_six_times_each_time_with_other_words(fresh):
     assert not torch.equal(fresh[6144 + 7]["image"], items[0]["image"])
 
 
+@pytest.mark.parametrize("num", [2, 3, 6])
+def test_sentences_of_a_scene_can_come_together(fresh, num):
+    """The same sentences with the same masks, and batches in which sentence j is about picture j mod N."""
+    together = FreshShapes(replace(fresh.data, sentences_per_image=num), fresh.tokenizer, seed=3)
+    for number in (7, 1024 * (6 // num) + 7):  # the seventh scenes of two blocks
+        block = number // 1024 // (6 // num)
+        said = [fresh[6144 * block + 7 + 1024 * turn] for turn in range(num)]
+        item = together[number]
+        assert torch.equal(item["image"], said[0]["image"]) and item["sent_id"][0] == number * num
+        for name in ("mask", "token_ids", "token_mask"):
+            assert torch.equal(item[name], torch.stack([one[name] for one in said]))
+    batch = collate([together[7], together[8]])
+    assert batch["images"].shape[0] == 2 and all(len(batch[n]) == 2 * num for n in ("masks", "token_ids", "sent_ids"))
+    for j in range(2 * num):
+        assert torch.equal(batch["masks"][j], together[7 + j % 2]["mask"][j // 2])
+        assert batch["sent_ids"][j] == together[7 + j % 2]["sent_id"][j // 2]
+    with pytest.raises(ValueError, match="sentences_per_image=4: scenes have 6, take 1, 2, 3 or 6"):
+        FreshShapes(replace(fresh.data, sentences_per_image=4), None, seed=3)
+
+
 def test_fresh_items_depend_on_seed_and_number_alone(fresh):
     again = FreshShapes(fresh.data, fresh.tokenizer, seed=3)
     assert same(again[41], fresh[41]) and same(fresh[41], again[41])

@@ -8,6 +8,7 @@ from test_lavt import BACKBONES, TINY, make_inputs
 
 import magnet
 from magnet.losses import TERMS
+from magnet.models.decoders import resize
 from magnet.models.magnet import _say_groups
 from magnet.models.positions import sine_position
 
@@ -46,6 +47,36 @@ def test_outputs_have_the_promised_shapes(vision, fusion):
     assert outputs["word_features"].shape == (2, 7, 16) and "class_logits" not in outputs
     again = model.decode(model.encode(images, token_ids, token_mask))
     assert torch.equal(again["mask_logits"], outputs["mask_logits"])
+
+
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, mask_detail=4), TINY], ids=["magnet", "detail", "lavt"])
+@torch.no_grad()
+def test_sentences_share_their_picture(config):
+    """Two pictures, six sentences: sentence j is about picture j mod 2."""
+    model = build(config).eval()
+    images, (token_ids, token_mask) = make_inputs()[0], make_inputs(batch=6)[1:]
+    token_mask[:, 0] = 1  # the last sentences would have no word
+    shared, repeated = model(images, token_ids, token_mask), model(images.repeat(3, 1, 1, 1), token_ids, token_mask)
+    assert all_logits(shared).shape == all_logits(repeated).shape
+    assert (all_logits(shared) - all_logits(repeated)).abs().max() < 1e-4
+    with pytest.raises(ValueError, match="5 sentences do not divide among 2 pictures"):
+        model(images, token_ids[:5], token_mask[:5])
+
+
+@pytest.mark.parametrize("vision", BACKBONES, ids=lambda vision: vision.name)
+def test_detail_makes_masks_as_fine_as_every_second_pixel(vision):
+    model = build(replace(SMALL, vision=vision, mask_detail=4))
+    images, token_ids, token_mask = make_inputs()  # a height and width that no stride divides
+    outputs = model(images, token_ids, token_mask)
+    assert outputs["mask_logits"].shape == (2, 38, 52) and outputs["mask_features"].shape == (2, 16, 19, 26)
+    all_logits(outputs).square().mean().backward()
+    assert all(p.grad.abs().max() > 0 for p in model.detail.parameters())
+    with torch.no_grad():  # without what it adds, the first mask is that of the published network, made finer
+        model.query_decoder.detail_embedding.weight.zero_(), model.query_decoder.detail_embedding.bias.zero_()
+        plain = build(replace(SMALL, vision=vision)).eval()
+        plain.load_state_dict({name: value for name, value in model.state_dict().items() if "detail" not in name})
+        coarse, fine = (all_logits(one(images, token_ids, token_mask))[0] for one in (plain, model.eval()))
+        assert torch.allclose(fine, resize(coarse[:, None], (38, 52))[:, 0], atol=1e-5)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

@@ -3,9 +3,12 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +18,10 @@ from safetensors.torch import load_file, save_file
 
 import magnet
 from magnet import losses, runs, train
-from magnet.config import AlignmentConfig, GroundingConfig, OptimConfig
+from magnet.config import AlignmentConfig, GroundingConfig, OptimConfig, VisionConfig
 from magnet.data.sampler import StepSampler
 from magnet.losses.grounding import MaskGrounding
+from magnet.models import build_model
 from magnet.objective import Objective
 
 TESTS = Path(__file__).parents[1]
@@ -159,6 +163,20 @@ def test_training_only_parts_are_logged_and_leave_no_weights_behind(run_root, pa
     assert (first["raw"]["dice"] == lines[0]["raw"]["dice"]) == (passes == 2), "one pass reads the hidden words"
 
 
+def test_what_is_frozen_keeps_its_averages_too(run_root):
+    config = tiny_config()
+    vision = VisionConfig(name="resnet10t", options={"layers": (1, 1, 1, 1), "channels": (8, 16, 16, 16)}, drop_path=0)
+    config = replace(config, model=replace(config.model, vision=vision))
+    config = replace(config, optim=replace(config.optim, frozen=(r"^vision\.body\.(conv1|bn1|layer1)",)))
+    torch.manual_seed(config.seed)
+    before = build_model(config.model).state_dict()
+    after = magnet.fit(config, progress=False).load_model().state_dict()
+    averages = [name for name in before if name.endswith("running_mean")]
+    same = {name: torch.equal(before[name], after[name]) for name in averages}
+    assert all(kept == bool(re.match(r"vision\.body\.(conv1|bn1|layer1)", name)) for name, kept in same.items())
+    assert 0 < sum(same.values()) < len(same)
+
+
 def test_training_only_parts_are_optimised(run_root):
     config = with_parts()
     torch.manual_seed(config.seed)
@@ -283,12 +301,17 @@ magnet.fit(dataclasses.replace(tiny_config(**{optim}), **{parts}), progress=Fals
 """
 
 
-def start(root: Path, step: int = -1, sent: int = signal.SIGKILL, launcher=(sys.executable,), parts=(), **optim):
+def script_for(root: Path, step: int = -1, sent: int = signal.SIGKILL, parts=(), **optim) -> Path:
     script = root.with_suffix(".py")
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(
         SCRIPT.format(tests=str(TESTS), root=str(root), step=step, signal=int(sent), optim=optim, parts=dict(parts))
     )
+    return script
+
+
+def start(root: Path, *interruption, launcher=(sys.executable,), **settings):
+    script = script_for(root, *interruption, **settings)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run([*launcher, str(script)], env=environment, capture_output=True, text=True)
 
@@ -354,6 +377,26 @@ def logged(root: Path, **settings) -> list[dict]:
     assert done.returncode == 0, done.stderr[-2000:]
     lines = (next(root.glob("*")) / "log.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if "loss" in line]
+
+
+def test_processes_of_its_own_follow_the_curve_of_one_and_stop_where_they_are_told(tmp_path):
+    """`num_processes` of the configuration: no launcher, and Ctrl-C reaches them all."""
+    one, two = (logged(tmp_path / str(num), num_processes=num) for num in (1, 2))
+    assert len(two) == 20 and [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=1e-4)
+    root = tmp_path / "long" / "runs"
+    endless = script_for(root, num_steps=4000, val_every=4000, num_processes=2)
+    running = subprocess.Popen([sys.executable, str(endless)], stderr=subprocess.PIPE, text=True)
+    while not (log := next(root.glob("*/log.jsonl"), None)) or not log.read_text():
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    assert re.search(r"stopped at step \d+ of 4000; all is saved", running.communicate(timeout=120)[1])
+    assert running.returncode and next(root.glob("*/checkpoint/last.safetensors")).exists()
+
+
+def test_a_process_that_fails_says_why(run_root):
+    config = tiny_config(num_steps=4, num_processes=2, lr=1e30, clip_norm=None)
+    with pytest.raises(FloatingPointError, match=r"a process of the training failed: .*not finite"):
+        magnet.fit(config, progress=False)
 
 
 @pytest.mark.parametrize("parts", [{}, {**PARTS, "grounding": GroundingConfig(weight=0.0)}], ids=["plain", "parts"])

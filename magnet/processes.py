@@ -1,0 +1,98 @@
+"""A training shared by processes on one machine's CPU: each takes a part of every batch, gradients are averaged.
+
+At tiny sizes a step is thousands of small operations, which two threads of one process share badly and two processes of
+one thread share well: results/tables/speed.csv. On GPUs `accelerate launch` does the same.
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from magnet import runs
+from magnet.evaluate import progress_bar
+
+_CHECK_EVERY = 0.5  # seconds
+_KINDS = {kind.__name__: kind for kind in (FloatingPointError, MemoryError, ValueError, FileNotFoundError, OSError)}
+
+
+def train_in_processes(run: runs.Run, num_processes: int, progress: bool) -> None:
+    """Go on from a run's checkpoint until it is finished.
+
+    Raises KeyboardInterrupt on Ctrl-C, once all is saved, and what a process that failed says in its last line.
+    """
+    total = run.config.optim.num_steps  # None: the bar has no end
+    with ExitStack() as stack, progress_bar(progress, total=total, initial=_last_step(run), unit="step") as bar:
+        errors = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(num_processes)]
+        port = _free_port()
+        workers = [_start(run, port, rank, num_processes, file) for rank, file in enumerate(errors)]
+        try:
+            while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
+                time.sleep(_CHECK_EVERY)
+                bar.update(_last_step(run) - bar.n)
+        except KeyboardInterrupt:
+            for worker in workers:
+                worker.terminate()  # they save, and say so
+            failed = [worker.wait() for worker in workers] and _last_line(errors[0])
+            raise KeyboardInterrupt(failed) from None
+        finally:
+            for worker in workers:  # the others of a failed one wait for it in vain
+                worker.kill() if any(w.poll() for w in workers) else worker.wait()
+        for worker, file in zip(workers, errors):
+            if worker.returncode and (said := re.sub(r"^\[rank\d+\]: ", "", _last_line(file))):
+                kind, _, text = said.partition(": ")
+                raise _KINDS.get(kind, RuntimeError)(f"a process of the training failed: {text or kind}")
+
+
+def _start(run: runs.Run, port: int, rank: int, num: int, errors) -> subprocess.Popen:
+    """One process, out of reach of the terminal's Ctrl-C, which is the first process's to pass on."""
+    threads = max(1, (os.cpu_count() or num) // num)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    settings = {name: str(value) for name, value in (place | {"OMP_NUM_THREADS": threads}).items()}
+    command = [sys.executable, "-m", "magnet.processes", str(run.folder)]
+    environment = os.environ | settings | {"ACCELERATE_USE_CPU": "true"}
+    return subprocess.Popen(command, env=environment, stderr=errors, start_new_session=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _last_step(run: runs.Run) -> int:
+    path = run.folder / "log.jsonl"
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        lines = file.read().split(b"\n")[:-1]  # behind the last end of line is what is being written
+    return json.loads(lines[-1])["step"] if len(lines) > 1 else 0
+
+
+def _last_line(file) -> str:
+    file.seek(0)
+    lines = [line for line in file.read().splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def main() -> None:
+    from magnet.train import Trainer, stop_signals
+
+    try:
+        with stop_signals() as stop:
+            Trainer(runs.read_run(Path(sys.argv[1])), Accelerator(), None, progress=False).train(stop)
+    except KeyboardInterrupt as stopped:
+        sys.exit(str(stopped))
+
+
+if __name__ == "__main__":
+    main()
