@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from accelerate import Accelerator
+from tqdm import tqdm
 
 from magnet import runs
 from magnet.evaluate import progress_bar
@@ -30,14 +31,17 @@ def train_in_processes(run: runs.Run, num_processes: int, progress: bool) -> Non
     Raises KeyboardInterrupt on Ctrl-C, once all is saved, and what a process that failed says in its last line.
     """
     total = run.config.optim.num_steps  # None: the bar has no end
-    with ExitStack() as stack, progress_bar(progress, total=total, initial=_last_step(run), unit="step") as bar:
+    with (
+        ExitStack() as stack,
+        progress_bar(progress, total=total, initial=_last_entry(run).get("step", 0), unit="step") as bar,
+    ):
         errors = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(num_processes)]
         port = _free_port()
         workers = [_start(run, port, rank, num_processes, file) for rank, file in enumerate(errors)]
         try:
             while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
                 time.sleep(_CHECK_EVERY)
-                bar.update(_last_step(run) - bar.n)
+                _show(bar, _last_entry(run))
         except KeyboardInterrupt:
             for worker in workers:
                 worker.terminate()  # they save, and say so
@@ -68,14 +72,20 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _last_step(run: runs.Run) -> int:
+def _show(bar: tqdm, entry: dict) -> None:
+    if "loss" in entry:
+        bar.set_postfix(loss=f"{entry['loss']:.4f}", refresh=False)
+    bar.update(entry.get("step", 0) - bar.n)
+
+
+def _last_entry(run: runs.Run) -> dict:
     path = run.folder / "log.jsonl"
     if not path.exists():
-        return 0
+        return {}
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         lines = file.read().split(b"\n")[:-1]  # behind the last end of line is what is being written
-    return json.loads(lines[-1])["step"] if len(lines) > 1 else 0
+    return json.loads(lines[-1]) if len(lines) > 1 else {}
 
 
 def _last_line(file) -> str:
