@@ -125,11 +125,14 @@ def score(
 
 
 def results_path(run: runs.Run, data: DataConfig, split: str, protocol: str) -> Path | None:
-    """eval/<dataset>-<split>-<protocol>.parquet in the run folder; None where text or image are prepared otherwise.
+    """eval/<dataset>-<split>-<protocol>.parquet in the run folder; None where text or image are prepared otherwise, or
+    where the weights are shipped ones, whose folder is not the user's.
 
     <dataset> is the name, with the split_by behind it where the run was trained under another one.
     """
     own = run.config.data
+    if run.folder.parent == runs.SHIPPED:
+        return None
     if data.name == own.name and data_root(data.root).resolve() != data_root(own.root).resolve():
         return None  # other pictures under the same name
     elsewhere = {key: getattr(data, key) for key in ("root", "name", "split_by", "num_workers")}

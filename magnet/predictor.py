@@ -17,20 +17,13 @@ from magnet.config import DataConfig
 from magnet.data import encode, load_tokenizer, normalize, report, squash_image
 from magnet.evaluate import best_device, evaluation_mode, resize_logits
 
-WEIGHTS = Path(__file__).parent / "assets" / "weights"  # <name>/config.json and model.safetensors
-
 
 def load(name: str | Path) -> "Predictor":
     """A predictor with shipped weights, or with those of a run: its folder, its name or its recipe's newest.
 
     Raises FileNotFoundError listing what there is.
     """
-    shipped = WEIGHTS / name
-    try:
-        run = runs.read_run(shipped) if (shipped / "config.json").exists() else runs.find(name)
-    except FileNotFoundError as error:
-        names = sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
-        raise FileNotFoundError(f"{error} Shipped weights: {', '.join(names) or 'none'}.") from error
+    run = runs.find(name)
     return Predictor(run.load_model().to(best_device()), run.config.data, run.config.model.language.vocabulary)
 
 

@@ -24,6 +24,7 @@ import magnet
 from magnet.config import Config
 
 ROOT = Path("results/runs")
+SHIPPED = Path(__file__).parent / "assets" / "weights"  # <name>/config.json, model.safetensors, README.md
 VERSION = 1  # of the folder's layout; a newer one is refused, not guessed at
 
 
@@ -221,11 +222,12 @@ def read_run(folder: Path | str) -> Run:
 
 
 def find(source: "str | Path | Run") -> Run:
-    """A run by its folder, by its weights, by its name under results/runs, or by a recipe: its newest."""
+    """A run by its folder, by its weights, by its name under results/runs or among shipped weights, or by a recipe: its
+    newest."""
     if isinstance(source, Run):
         return source
     path = Path(source)
-    for folder in (path, *([path.parent] if path.suffix else []), ROOT / path.name):
+    for folder in (path, *([path.parent] if path.suffix else []), ROOT / path.name, SHIPPED / path.name):
         if (folder / "config.json").exists():
             return read_run(folder)
     if path.is_file():
@@ -239,5 +241,6 @@ def find(source: "str | Path | Run") -> Run:
 
 
 def _known_runs() -> str:
-    names = sorted(p.parent.name for p in ROOT.glob("*/config.json"))
-    return f"Runs in {ROOT}: {', '.join(names)}" if names else f"{ROOT} is empty; make a run with: magnet demo"
+    names, shipped = (sorted(p.parent.name for p in folder.glob("*/config.json")) for folder in (ROOT, SHIPPED))
+    known = f"Runs in {ROOT}: {', '.join(names)}" if names else f"{ROOT} is empty; make a run with: magnet demo"
+    return f"{known}. Shipped weights: {', '.join(shipped) or 'none'}."

@@ -55,6 +55,8 @@ def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: b
         share = config.optim.num_processes if accelerator.num_processes == 1 else 1
         if share > 1 and accelerator.device.type == "cpu":
             trainer.save()  # all of them begin with it
+            del trainer
+            accelerator.free_memory()
             train_in_processes(run, share, progress)
         else:
             with stop_signals() as stop:

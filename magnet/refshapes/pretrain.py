@@ -33,7 +33,7 @@ _BATCH_SIZE, _IMAGE_SIZE, _RATE = 32, 96, 5e-3  # the rate: results/tables/visio
 
 def kept_at(config: VisionConfig, precision: str = "float32", pad_then_roll: bool = True) -> Path:
     """Where the weights lie, beside the runs in `pretrained/`, once the backbone of that configuration has learnt."""
-    known = {**asdict(_all_stages(config)), "scenes": VERSION, "precision": precision}
+    known = {**asdict(all_stages(config)), "scenes": VERSION, "precision": precision}
     known |= {"rate": _RATE, "batch_size": _BATCH_SIZE}
     known |= {} if pad_then_roll else {"pad_then_roll": False}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:10]
@@ -67,7 +67,7 @@ def pretrain(
     """A backbone of that configuration, trained from random weights on fresh training scenes of 96 px."""
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = VisionBackbone(replace(_all_stages(config), pretrained=None), pad_then_roll=pad_then_roll)
+    backbone = VisionBackbone(replace(all_stages(config), pretrained=None), pad_then_roll=pad_then_roll)
     network = nn.Sequential(backbone, NamingHead(backbone.channels)).to(device, memory_format=torch.channels_last)
     num_steps = config.pretraining_steps
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, betas=(0.9, 0.98), fused=True)
@@ -85,8 +85,8 @@ def pretrain(
     return backbone
 
 
-def _all_stages(config: VisionConfig) -> VisionConfig:
-    """As it learns: with every stage from a quarter of the picture's size on, also those that the network skips.
+def all_stages(config: VisionConfig) -> VisionConfig:
+    """As a backbone learns names: with every stage from a quarter of the picture's size on, also those a network skips.
 
     Without stochastic depth, which the weights do not depend on.
     """

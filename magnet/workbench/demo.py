@@ -6,11 +6,12 @@ magnet demo --minutes 1     # the smoke version: everything happens, the scores 
 
 import dataclasses
 import os
-import resource
+import threading
 import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 from accelerate import Accelerator
 
 import magnet
@@ -56,7 +57,17 @@ def run_demo(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path | No
     Called again it goes on where it was stopped, or finds all of it done.
     """
     began = time.monotonic()
-    root = data_root(root)
+    with PeakMemory() as memory:
+        run, in_one_go = _run_steps(minutes, seed, data_root(root))
+    cost = {"minutes": (time.monotonic() - began) / 60, "memory_gb": memory.gb}
+    if in_one_go:
+        runs.write_json(run.folder / "cost.json", cost)
+    print(f"took {cost['minutes']:.1f} minutes and {cost['memory_gb']:.1f} GB; open the report in a browser")
+    return run
+
+
+def _run_steps(minutes: float, seed: int, root: Path) -> tuple[runs.Run, bool]:
+    """The run, and whether all of it was done now."""
     print(f"1/4  RefShapes: {write_refshapes(root, 'small', num_workers=os.cpu_count() or 1)}")
     config = demo_config(minutes, seed, root)
     vision, optim = config.model.vision, config.optim
@@ -75,11 +86,7 @@ def run_demo(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path | No
         .to_string(index=False)
     )
     print(f"4/4  report: {write_report(run)}")
-    cost = {"minutes": (time.monotonic() - began) / 60, "memory_gb": peak_memory_gb()}
-    if in_one_go:
-        runs.write_json(run.folder / "cost.json", cost)
-    print(f"took {cost['minutes']:.1f} minutes and {cost['memory_gb']:.1f} GB; open the report in a browser")
-    return run
+    return run, in_one_go
 
 
 def backbone_is_there(config: Config) -> bool:
@@ -103,7 +110,30 @@ def score_splits(run: runs.Run, splits: tuple[str, ...] = SPLITS) -> pd.DataFram
     return summary
 
 
-def peak_memory_gb() -> float:
-    """Peak resident memory of this process plus that of its largest finished child, in GB."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(resource.getrusage(kind).ru_maxrss for kind in kinds) * 1024 / 1e9
+class PeakMemory(threading.Thread):
+    """Samples the resident memory of this process and of all it started, together, while it is entered: `gb`."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.gb, self._left = 0.0, threading.Event()
+
+    def run(self) -> None:
+        while not self._left.wait(0.5):
+            own = psutil.Process()
+            sizes = [_resident(process) for process in (own, *own.children(recursive=True))]
+            self.gb = max(self.gb, sum(sizes) / 1e9)
+
+    def __enter__(self) -> "PeakMemory":
+        self.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._left.set()
+        self.join()
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:  # it has ended meanwhile
+        return 0

@@ -57,11 +57,15 @@ class Notebook:
         return smoke if self.smoke else full
 
     def config(self, num_steps: int, val_every: int | None = None, recipe: str = RECIPE):
-        """A recipe, the demo's by default, on this notebook's data for a few steps, validated on 60 expressions."""
+        """A recipe, the demo's by default, on this notebook's data for a few steps, validated on 60 expressions.
+
+        In this process alone, with one process's share of a batch: a second one would take longer to start.
+        """
         recipe = magnet.recipe(recipe, seed=self.seed)
         optim = replace(
-            recipe.optim, num_steps=num_steps, warmup_steps=0, val_every=val_every or num_steps, val_expressions=60
-        )
+            recipe.optim, num_steps=num_steps, warmup_steps=0, val_every=val_every or num_steps, val_expressions=60,
+            num_processes=1, batch_size=recipe.optim.batch_size // recipe.optim.num_processes,
+        )  # fmt: skip
         vision = replace(recipe.model.vision, pretraining_steps=self.steps(recipe.model.vision.pretraining_steps, 2))
         model, data = replace(recipe.model, vision=vision), replace(recipe.data, root=self.root)
         return replace(recipe, recipe="notebook", model=model, data=data, optim=optim)

@@ -23,7 +23,9 @@ from magnet.data.dataset import normalize
 from magnet.evaluate import evaluation_mode
 from magnet.models.vision import VisionBackbone
 from magnet.refshapes.draw import render
+from magnet.refshapes.pretrain import all_stages
 from magnet.refshapes.scene import COLOURS, SHAPES, draw_scene
+from magnet.runs import Run
 from magnet.statistics import LEVEL, bootstrap
 from magnet.train import choose_precision
 
@@ -52,6 +54,13 @@ class Pixels:
         keep = number[self.picture] >= 0
         labels = {name: values[keep] for name, values in self.labels.items()}
         return Pixels(self.images[pictures], number[self.picture[keep]], self.row[keep], self.column[keep], labels)
+
+
+def trained_backbone(run: Run) -> VisionBackbone:
+    """A run's vision backbone in evaluation mode, with all its stages, also those that its network skips."""
+    backbone = VisionBackbone(replace(all_stages(run.config.model.vision), pretrained=None))
+    backbone.body.load_state_dict(run.load_model().vision.body.state_dict())
+    return backbone.eval()
 
 
 def draw_pixels(split: str, num_pictures: int, per_object: int = 1, image_size: int = 96, seed: int = 0) -> Pixels:

@@ -7,7 +7,6 @@ from PIL import Image
 from torch import nn
 
 import magnet
-from magnet import predictor as module
 from magnet import runs
 from magnet.config import Config, DataConfig, LanguageConfig, ModelConfig
 from magnet.metrics import rle_decode
@@ -159,7 +158,7 @@ def test_logits_that_are_not_finite_are_refused(predictor, monkeypatch):
 @pytest.fixture()
 def run(vocabulary, data, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "ROOT", tmp_path / "runs")
-    monkeypatch.setattr(module, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(runs, "SHIPPED", tmp_path / "weights")
     monkeypatch.setattr(runs.Run, "load_model", lambda self: Redness())
     return runs.open_run(
         Config(recipe="toy", data=data, model=ModelConfig(language=LanguageConfig(vocabulary=vocabulary)))
@@ -174,9 +173,9 @@ def test_a_run_goes_by_folder_name_and_recipe(run):
 
 
 def test_shipped_weights_go_by_their_name(run):
-    run.folder.rename(module.WEIGHTS.parent / "moved")
-    module.WEIGHTS.mkdir()
-    (module.WEIGHTS.parent / "moved").rename(module.WEIGHTS / "toy-shipped")
+    run.folder.rename(runs.SHIPPED.parent / "moved")
+    runs.SHIPPED.mkdir()
+    (runs.SHIPPED.parent / "moved").rename(runs.SHIPPED / "toy-shipped")
     assert magnet.load("toy-shipped").data.image_size == SIZE
     with pytest.raises(FileNotFoundError, match=r"no run and no file 'toy-shiped'.*Shipped weights: toy-shipped\."):
         magnet.load("toy-shiped")
