@@ -30,4 +30,5 @@ lint: .venv/ready
 
 bench: .venv/ready  ## measure what README's table claims, into results/tables
 	for name in refshapes bootstrap data_index training demo; do $(BIN)/python benchmarks/$$name.py --output results/tables/$$name.csv || exit 1; done
+	$(BIN)/magnet benchmark speed --output results/tables/speed.csv
 	$(BIN)/python benchmarks/readme.py

@@ -84,7 +84,7 @@ def _for_context(start: MaskGrounding, context: str) -> MaskGrounding:
 
 
 def _training_batches(run: Run, num_steps: int, batch_size: int, seed: int) -> Iterator[dict]:
-    data = replace(run.config.data, easy_first=0)
+    data = replace(run.config.data, easy_first=0, sentences_per_image=1)
     dataset = training_set(data, run.config.model.language.vocabulary, run.config.seed + 1000 + seed)
     for step in range(num_steps):
         torch.manual_seed(hash((seed, step)))

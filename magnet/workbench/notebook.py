@@ -70,6 +70,11 @@ class Notebook:
         model, data = replace(recipe.model, vision=vision), replace(recipe.data, root=self.root)
         return replace(recipe, recipe="notebook", model=model, data=data, optim=optim)
 
+    def shipped_run(self, name: str = "refshapes-tiny") -> runs.Run:
+        """Weights that come with the package, on this notebook's data."""
+        run = runs.find(name)
+        return replace(run, config=replace(run.config, data=replace(run.config.data, root=self.root)))
+
     def demo_run(self):
         """The longest finished run of the demo's recipe; where there is none, or in smoke mode, one of a few steps."""
         folders = [] if self.smoke else [path.parent for path in runs.ROOT.glob(f"{RECIPE}-*/config.json")]

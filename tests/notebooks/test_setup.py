@@ -84,6 +84,13 @@ def test_demo_run_is_the_longest_finished_one_that_reads(project):
     assert nb.demo_run().name == wanted
 
 
+def test_shipped_weights_come_with_this_notebooks_data(project):
+    nb = machinery.setup()
+    run = nb.shipped_run()
+    assert run.folder.parent == runs.SHIPPED and run.config.data.root == nb.root
+    assert run.load_model().config.method == "magnet"
+
+
 def test_demo_run_is_made_where_there_is_none(project, monkeypatch):
     monkeypatch.setattr(magnet, "fit", lambda config: config, raising=False)
     made = machinery.setup().demo_run()
