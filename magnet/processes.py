@@ -7,10 +7,12 @@ one thread share well: results/tables/speed.csv. On GPUs `accelerate launch` doe
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,35 +27,42 @@ _CHECK_EVERY = 0.5  # seconds
 _KINDS = {kind.__name__: kind for kind in (FloatingPointError, MemoryError, ValueError, FileNotFoundError, OSError)}
 
 
-def train_in_processes(run: runs.Run, num_processes: int, progress: bool) -> None:
-    """Go on from a run's checkpoint until it is finished.
+def train_in_processes(run: runs.Run, num_processes: int, stop: list[int], progress: bool) -> None:
+    """Go on from a run's checkpoint until it is finished, or until `stop` is filled, by `stop_signals`.
 
-    Raises KeyboardInterrupt on Ctrl-C, once all is saved, and what a process that failed says in its last line.
+    Raises KeyboardInterrupt once all is saved, and what a process that failed says in its last line.
     """
-    total = run.config.optim.num_steps  # None: the bar has no end
-    with (
-        ExitStack() as stack,
-        progress_bar(progress, total=total, initial=_last_entry(run).get("step", 0), unit="step") as bar,
-    ):
+    total, start = run.config.optim.num_steps, _last_entry(run).get("step", 0)
+    with ExitStack() as stack, progress_bar(progress, total=total, initial=start, unit="step") as bar:
         errors = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(num_processes)]
         port = _free_port()
         workers = [_start(run, port, rank, num_processes, file) for rank, file in enumerate(errors)]
         try:
-            while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
+            while not stop and any(worker.poll() is None for worker in workers) and not _failed(workers):
                 time.sleep(_CHECK_EVERY)
                 _show(bar, _last_entry(run))
-        except KeyboardInterrupt:
-            for worker in workers:
-                worker.terminate()  # they save, and say so
-            failed = [worker.wait() for worker in workers] and _last_line(errors[0])
-            raise KeyboardInterrupt(failed) from None
         finally:
-            for worker in workers:  # the others of a failed one wait for it in vain
-                worker.kill() if any(w.poll() for w in workers) else worker.wait()
+            _end(workers, killed=_failed(workers), told=bool(stop))
+        if stop:
+            raise KeyboardInterrupt(_last_line(errors[0]))
         for worker, file in zip(workers, errors):
             if worker.returncode and (said := re.sub(r"^\[rank\d+\]: ", "", _last_line(file))):
                 kind, _, text = said.partition(": ")
                 raise _KINDS.get(kind, RuntimeError)(f"a process of the training failed: {text or kind}")
+
+
+def _failed(workers: list[subprocess.Popen]) -> bool:
+    return any(worker.poll() for worker in workers)
+
+
+def _end(workers: list[subprocess.Popen], killed: bool, told: bool) -> None:
+    for worker in workers:
+        if killed:  # the others of a failed one wait for it in vain
+            worker.kill()
+        elif told:
+            worker.terminate()  # they save, and say so
+    for worker in workers:
+        worker.wait()
 
 
 def _start(run: runs.Run, port: int, rank: int, num: int, errors) -> subprocess.Popen:
@@ -97,11 +106,19 @@ def _last_line(file) -> str:
 def main() -> None:
     from magnet.train import Trainer, stop_signals
 
+    threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
     try:
         with stop_signals() as stop:
             Trainer(runs.read_run(Path(sys.argv[1])), Accelerator(), None, progress=False).train(stop)
     except KeyboardInterrupt as stopped:
         sys.exit(str(stopped))
+
+
+def _end_with_parent(parent: int) -> None:
+    """Whoever started this was killed: save and end, as on SIGTERM."""
+    while os.getppid() == parent:
+        time.sleep(_CHECK_EVERY)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -53,13 +53,13 @@ def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: b
     if not run.is_finished:
         trainer = Trainer(run, accelerator, start, progress)
         share = config.optim.num_processes if accelerator.num_processes == 1 else 1
-        if share > 1 and accelerator.device.type == "cpu":
-            trainer.save()  # all of them begin with it
-            del trainer
-            accelerator.free_memory()
-            train_in_processes(run, share, progress)
-        else:
-            with stop_signals() as stop:
+        with stop_signals() as stop:
+            if share > 1 and accelerator.device.type == "cpu":
+                trainer.save()  # all of them begin with it
+                del trainer
+                accelerator.free_memory()
+                train_in_processes(run, share, stop, progress)
+            else:
                 trainer.train(stop)
     return run
 

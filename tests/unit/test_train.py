@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import tiny_config
@@ -223,6 +224,27 @@ def test_nan_in_the_weights_is_named(run_root):
         magnet.fit(tiny_config(num_steps=3), init=run, progress=False)
 
 
+def test_a_step_that_does_not_compile_is_taken_without(run_root, monkeypatch, caplog):
+    def broken(_):
+        raise RuntimeError("no C++ compiler\nand much more")
+
+    monkeypatch.setattr(torch, "compile", lambda objective: broken)
+    run = magnet.fit(tiny_config(compile=True), progress=False)
+    plain = magnet.fit(dataclasses.replace(tiny_config(), recipe="plain"), progress=False)
+    assert same_weights(run.folder, plain.folder)
+    said = [record.getMessage() for record in caplog.records if "torch.compile" in record.getMessage()]
+    assert said == ["torch.compile failed, training goes on without it: no C++ compiler"]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")])  # fmt: skip
+def test_too_little_memory_names_sizes_and_remedies(run_root, monkeypatch, error):
+    monkeypatch.setattr(Objective, "forward", lambda self, batch: (_ for _ in ()).throw(error))
+    message = r"8 pictures of 32 px and 8 sentences.*micro-batch 4.*image-size.*gradient-checkpointing"
+    with pytest.raises(MemoryError, match=message):
+        magnet.fit(tiny_config(), progress=False)
+
+
 def test_tensorboard_shows_what_the_log_holds(run_root):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = magnet.fit(dataclasses.replace(tiny_config(num_steps=3, val_every=3), tensorboard=True), progress=False)
@@ -379,7 +401,8 @@ def logged(root: Path, **settings) -> list[dict]:
     return [line for line in map(json.loads, lines) if "loss" in line]
 
 
-def test_processes_of_its_own_follow_the_curve_of_one_and_stop_where_they_are_told(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_processes_of_its_own_follow_the_curve_of_one_and_stop_where_they_are_told(tmp_path, sent):
     """`num_processes` of the configuration: no launcher, and Ctrl-C reaches them all."""
     one, two = (logged(tmp_path / str(num), num_processes=num) for num in (1, 2))
     assert len(two) == 20 and [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=1e-4)
@@ -388,9 +411,20 @@ def test_processes_of_its_own_follow_the_curve_of_one_and_stop_where_they_are_to
     running = subprocess.Popen([sys.executable, str(endless)], stderr=subprocess.PIPE, text=True)
     while not (log := next(root.glob("*/log.jsonl"), None)) or not log.read_text():
         time.sleep(0.1)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(sent)
     assert re.search(r"stopped at step \d+ of 4000; all is saved", running.communicate(timeout=120)[1])
     assert running.returncode and next(root.glob("*/checkpoint/last.safetensors")).exists()
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    root = tmp_path / "runs"
+    running = subprocess.Popen([sys.executable, str(script_for(root, num_steps=4000, val_every=4000, num_processes=2))])
+    while not (log := next(root.glob("*/log.jsonl"), None)) or not log.read_text():
+        time.sleep(0.1)
+    workers = psutil.Process(running.pid).children()
+    assert len(workers) == 2
+    running.kill()
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 def test_a_process_that_fails_says_why(run_root):
