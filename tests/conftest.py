@@ -36,7 +36,7 @@ def tiny_magnet(**optim) -> Config:
     config, recipe = tiny_config(**optim), magnet.recipe("magnet_tiny")
     model = dataclasses.replace(
         recipe.model, vision=config.model.vision, language=config.model.language, decoder_width=16, num_heads=2,
-        pixel_decoder_feedforward=16, decoder_feedforward=16,
+        pixel_decoder_feedforward=16, decoder_feedforward=16, mask_detail=0,
     )  # fmt: skip
     data = dataclasses.replace(config.data, image_size=64)
     return dataclasses.replace(config, recipe="magnet_tiny", model=model, data=data, losses=recipe.losses)

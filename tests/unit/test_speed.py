@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -67,7 +66,7 @@ def test_a_step_waits_for_no_value(counted):
 
 def test_sentences_of_a_picture_share_what_comes_before_words(stepper):
     def forward(images):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
             stepper.objective.model(images, *(stepper.batch[name] for name in ("token_ids", "token_mask")))
         return counter.get_total_flops()
 

@@ -87,7 +87,7 @@ def test_every_prediction_is_scored_and_the_last_is_the_networks_own(run, config
     assert tables[-1].equals(magnet.evaluate(model, config=config, num_expressions=6, progress=False))
     calls = count()
 
-    def predict(query, mask_features):
+    def predict(query, mask_features, detail=None):
         """In turn: nothing, everything, everything."""
         marked = next(calls) % 3 > 0
         return torch.full_like(mask_features[:, 0], 1.0 if marked else -1.0)
