@@ -65,8 +65,12 @@ class MaskGrounding(nn.Module):
         parts = [words, self._pixel_tokens(pixels), self.mask(self._describe(batch["masks"], pixels))[:, None]]
         seen = [batch["token_mask"].bool(), *(words.new_full(p.shape[:2], see, dtype=torch.bool)
                                               for p, see in zip(parts[1:], (sees_pixels, sees_mask)))]  # fmt: skip
-        read = self.predictor(torch.cat(parts, dim=1), src_key_padding_mask=~torch.cat(seen, dim=1))
-        states = read[:, : words.shape[1]][hidden[1]]  # (n,D)
+        rows = hidden[1].any(1)  # sentences that nothing is asked of need no reading
+        rows[0] |= ~rows.any()  # but one, as every weight must get a gradient
+        tokens, unseen = torch.cat(parts, dim=1)[rows], ~torch.cat(seen, dim=1)[rows]
+        with torch.autocast(words.device.type, enabled=words.is_cuda):  # a CPU's fused attention is slow in bfloat16
+            read = self.predictor(tokens if words.is_cuda else tokens.float(), src_key_padding_mask=unseen)
+        states = read[:, : words.shape[1]][hidden[1][rows]]  # (n,D)
         return F.linear(self.transform(states), _word_embeddings(model), self.bias).float()
 
     def forward(
