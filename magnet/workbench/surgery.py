@@ -21,8 +21,8 @@ from magnet.models.attention import PixelWordAttention
 def with_fresh_parts(run: runs.Run, config: Config, fresh: Sequence[str]) -> Path:
     """Weights to start `config` from: the run's, but random ones in parts whose names begin with one of `fresh`.
 
-    For `magnet.fit(config, init=...)`, or `load_weights`. The file lies in the run's folder; the random weights are
-    those of config.seed. Raises ValueError naming what neither is fresh nor fits the run's weights.
+    For `magnet.fit(config, init=...)`, or `load_weights`. The file lies in `starts/` beside the runs, as the
+    run's folder may be the package's; the random weights are those of config.seed. Raises ValueError naming what neither is fresh nor fits the run's weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -36,8 +36,8 @@ def with_fresh_parts(run: runs.Run, config: Config, fresh: Sequence[str]) -> Pat
         )
     tensors |= {name: trained[name] for name in kept}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    key = json.dumps([runs.config_to_dict(config.model), config.seed, list(fresh)])
-    path = run.folder / "starts" / f"{hashlib.sha256(key.encode()).hexdigest()[:10]}.safetensors"
+    key = json.dumps([run.name, runs.config_to_dict(config.model), config.seed, list(fresh)])
+    path = runs.ROOT / "starts" / f"{hashlib.sha256(key.encode()).hexdigest()[:10]}.safetensors"
     return runs.atomic_write(path, lambda file: save_file(tensors, file))  # the same bytes again for the same weights
 
 

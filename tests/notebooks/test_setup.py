@@ -12,6 +12,7 @@ import torch
 import magnet
 from magnet import runs
 from magnet.workbench import notebook as machinery
+from magnet.workbench import surgery
 
 
 @pytest.fixture
@@ -89,6 +90,10 @@ def test_shipped_weights_come_with_this_notebooks_data(project):
     run = nb.shipped_run()
     assert run.folder.parent == runs.SHIPPED and run.config.data.root == nb.root
     assert run.load_model().config.method == "magnet"
+    start = surgery.with_fresh_parts(run, run.config, ("query_decoder",))
+    assert start.is_file() and start.parent == runs.ROOT / "starts"  # never in the package
+    kept = {path.name for path in run.folder.rglob("*")}
+    assert kept == {"config.json", "model.safetensors", "README.md"}
 
 
 def test_demo_run_is_made_where_there_is_none(project, monkeypatch):
