@@ -18,7 +18,7 @@ from magnet import losses, runs
 from magnet.config import AlignmentConfig, Config, GroundingConfig, ModelConfig
 from magnet.data import load_tokenizer
 from magnet.objective import Objective
-from magnet.train import build_optimizer, choose_precision, fix_frozen
+from magnet.optimizer import build_optimizer, choose_precision, fix_frozen
 
 
 def variants(config: Config) -> dict[str, Config]:

@@ -18,10 +18,10 @@ import magnet
 from magnet import runs
 from magnet.config import Config
 from magnet.data import data_root, read_refer, select_split
+from magnet.optimizer import choose_precision
 from magnet.refshapes.baselines import available, baseline_table
 from magnet.refshapes.pretrain import kept_at
 from magnet.refshapes.write import write_refshapes
-from magnet.train import choose_precision
 from magnet.workbench.report import write_report
 
 RECIPE = "magnet_tiny"

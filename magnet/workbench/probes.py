@@ -22,12 +22,12 @@ from magnet.config import OptimConfig, VisionConfig
 from magnet.data.dataset import normalize
 from magnet.evaluate import evaluation_mode
 from magnet.models.vision import VisionBackbone
+from magnet.optimizer import choose_precision
 from magnet.refshapes.draw import render
 from magnet.refshapes.pretrain import all_stages
 from magnet.refshapes.scene import COLOURS, SHAPES, draw_scene
 from magnet.runs import Run
 from magnet.statistics import LEVEL, bootstrap
-from magnet.train import choose_precision
 
 ASKED = {"colour": tuple(COLOURS), "shape": SHAPES}  # what is asked about the object at a pixel
 PICTURES_AT_ONCE = 100

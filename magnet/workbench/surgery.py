@@ -21,8 +21,9 @@ from magnet.models.attention import PixelWordAttention
 def with_fresh_parts(run: runs.Run, config: Config, fresh: Sequence[str]) -> Path:
     """Weights to start `config` from: the run's, but random ones in parts whose names begin with one of `fresh`.
 
-    For `magnet.fit(config, init=...)`, or `load_weights`. The file lies in `starts/` beside the runs, as the
-    run's folder may be the package's; the random weights are those of config.seed. Raises ValueError naming what neither is fresh nor fits the run's weights.
+    For `magnet.fit(config, init=...)`, or `load_weights`. The file lies in `starts/` beside the runs, as the run's own
+    folder may be the package's; the random weights are those of config.seed. Raises ValueError naming what neither is
+    fresh nor fits the run's weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -18,7 +18,7 @@ from conftest import tiny_config
 from safetensors.torch import load_file, save_file
 
 import magnet
-from magnet import losses, runs, train
+from magnet import losses, optimizer, runs, train
 from magnet.config import AlignmentConfig, GroundingConfig, OptimConfig, VisionConfig
 from magnet.data.sampler import StepSampler
 from magnet.losses.grounding import MaskGrounding
@@ -33,17 +33,19 @@ TESTS = Path(__file__).parents[1]
 
 def test_schedules_warm_up_and_end_at_zero():
     polynomial = OptimConfig(lr=1.0, warmup_steps=10)
-    assert [train.learning_rate(polynomial, step, 110) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1, 1])
-    assert train.learning_rate(polynomial, 60, 110) == pytest.approx(0.5**0.9)
+    assert [optimizer.learning_rate(polynomial, step, 110) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1, 1])
+    assert optimizer.learning_rate(polynomial, 60, 110) == pytest.approx(0.5**0.9)
     cosine = dataclasses.replace(polynomial, schedule="cosine")
-    assert train.learning_rate(cosine, 60, 110) == pytest.approx(0.5)
-    assert train.learning_rate(cosine, 110, 110) == pytest.approx(0) == train.learning_rate(polynomial, 110, 110)
+    assert optimizer.learning_rate(cosine, 60, 110) == pytest.approx(0.5)
+    assert (
+        optimizer.learning_rate(cosine, 110, 110) == pytest.approx(0) == optimizer.learning_rate(polynomial, 110, 110)
+    )
 
 
 def test_decay_spares_norms_biases_and_position_tables():
     model = magnet.build_model(tiny_config().model)
-    optimizer = train.build_optimizer(model, OptimConfig(frozen=("^language",)))
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    made = optimizer.build_optimizer(model, OptimConfig(frozen=("^language",)))
+    decay = {id(p): group["weight_decay"] for group in made.param_groups for p in group["params"]}
     rates = {name: decay.get(id(p)) for name, p in model.named_parameters()}
     assert all(rate is None for name, rate in rates.items() if name.startswith("language"))
     tables = {name: rate for name, rate in rates.items() if "relative_position_bias_table" in name}
@@ -89,9 +91,9 @@ def test_the_sampler_resumes_shards_and_splits():
 def test_precision_that_the_machine_lacks_is_refused(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert train.choose_precision(OptimConfig(), cpu) == "float32"
+    assert optimizer.choose_precision(OptimConfig(), cpu) == "float32"
     with pytest.raises(ValueError, match=r"choose --optim.precision float32"):
-        train.choose_precision(OptimConfig(precision="bfloat16"), cpu)
+        optimizer.choose_precision(OptimConfig(precision="bfloat16"), cpu)
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
@@ -189,8 +191,8 @@ def test_training_only_parts_are_optimised(run_root):
 
 def test_frozen_parameters_are_named_as_in_the_network_or_by_their_part():
     objective = Objective(with_parts())
-    optimizer = train.build_optimizer(objective, OptimConfig(frozen=("^language", r"^grounding\.bias")))
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    made = optimizer.build_optimizer(objective, OptimConfig(frozen=("^language", r"^grounding\.bias")))
+    trained = {id(p) for group in made.param_groups for p in group["params"]}
     fixed = {name for name, p in objective.named_parameters() if id(p) not in trained}
     language = {name for name, _ in objective.named_parameters() if name.startswith("model.language")}
     assert language and fixed == language | {"grounding.bias"}
