@@ -95,7 +95,7 @@ def magnet_tiny() -> Config:
 
 
 def refshapes_tiny() -> Config:
-    """The shipped weights of that name: magnet_tiny, trained longer. About half an hour on two cores, less with a GPU.
+    """The shipped weights of that name: magnet_tiny, trained longer. About an hour and a half on two cores.
 
     magnet train refshapes_tiny
     """
@@ -111,8 +111,8 @@ def refshapes_tiny_lavt() -> Config:
 
 
 def _longer(config: Config, name: str) -> Config:
-    """As many steps as make up 400,000 sentences."""
-    steps = 400_000 // (config.optim.batch_size * config.data.sentences_per_image)
+    """As many steps as make up 1,200,000 sentences."""
+    steps = 1_200_000 // (config.optim.batch_size * config.data.sentences_per_image)
     optim = dataclasses.replace(config.optim, num_steps=steps, val_every=steps // 10)
     return dataclasses.replace(config, recipe=name, optim=optim)
 
