@@ -69,8 +69,7 @@ class MaskGrounding(nn.Module):
         rows[0] |= ~rows.any()  # but one, as every weight must get a gradient
         tokens, unseen = torch.cat(parts, dim=1)[rows], ~torch.cat(seen, dim=1)[rows]
         with torch.autocast(words.device.type, enabled=words.is_cuda):  # a CPU's fused attention is slow in bfloat16
-            read = self.predictor(tokens if words.is_cuda else tokens.float(), src_key_padding_mask=unseen)
-        states = read[:, : words.shape[1]][hidden[1][rows]]  # (n,D)
+            states = self._read(tokens if words.is_cuda else tokens.float(), unseen, hidden[1][rows])
         return F.linear(self.transform(states), _word_embeddings(model), self.bias).float()
 
     def forward(
@@ -85,6 +84,21 @@ class MaskGrounding(nn.Module):
         logits, truth = self.predict(model, batch, hidden, features), batch["token_ids"][hidden[1]]
         loss = F.cross_entropy(logits, truth, reduction="sum") / max(1, len(truth))
         return loss, self._statistics(batch, hidden[1], logits.argmax(1) == truth)
+
+    def _read(self, tokens: Tensor, unseen: Tensor, hidden: Tensor) -> Tensor:
+        """Tokens (B,N,D), unseen (B,N) -> the predictor's states (n,D) at hidden (B,T).
+
+        Its last layer, where all the others have read what they need, is computed for hidden words alone.
+        """
+        *layers, last = self.predictor.layers
+        for layer in layers:
+            tokens = layer(tokens, src_key_padding_mask=unseen)
+        places = hidden.long().argsort(dim=1, descending=True, stable=True)[:, : max(1, hidden.sum(1).max())]
+        asked = tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2]))  # (B,most hidden of one,D)
+        read = last.self_attn(asked, tokens, tokens, key_padding_mask=unseen, need_weights=False)[0]
+        asked = last.norm1(asked + last.dropout1(read))
+        asked = last.norm2(asked + last.dropout2(last.linear2(last.dropout(last.activation(last.linear1(asked))))))
+        return asked[hidden.gather(1, places)]
 
     def _pixel_tokens(self, pixels: Tensor) -> Tensor:
         """(B,C,H,W) -> (B,H·W,D)."""

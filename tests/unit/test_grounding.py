@@ -138,6 +138,22 @@ def test_two_passes_leave_the_clean_words_alone():
     assert all(p.grad is None for p in model.fusions[-1].parameters())  # the decoder's alone
 
 
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_the_last_layer_at_hidden_words_alone_gives_what_the_whole_predictor_gives(num_layers):
+    _, grounding = build(num_layers=num_layers)
+    grounding.train()  # or torch would take its fast path, which has no gradient
+    tokens = torch.randn(3, 9, 16, requires_grad=True)
+    unseen, hidden = torch.zeros(3, 9, dtype=torch.bool), torch.zeros(3, 6, dtype=torch.bool)
+    unseen[1, 5:] = True
+    hidden[0, [4, 1, 2]] = hidden[1, 3] = True  # three, one and none
+    whole = grounding.predictor(tokens, src_key_padding_mask=unseen)[:, :6][hidden]
+    read = grounding._read(tokens, unseen, hidden)
+    torch.testing.assert_close(read, whole)
+    gradients = [torch.autograd.grad(states.square().sum(), tokens)[0] for states in (whole, read)]
+    torch.testing.assert_close(*gradients)
+    assert grounding._read(tokens, unseen, torch.zeros_like(hidden)).shape == (0, 16)
+
+
 def test_embeddings_are_tied_and_not_saved_twice():
     model, grounding = build()
     model.eval(), grounding.eval()
