@@ -116,7 +116,7 @@ class GroundingConfig:
     pixel_positions: bool = True  # tell the predictor where a pixel is, in the coordinates of the mask's centre
     num_layers: int = 2  # of the predictor: with two, the mask can find its pixels before the words read it
     num_heads: int = 8
-    dropout: float = 0.0  # the language encoder has its own; more would cost a quarter of a laptop's step
+    dropout: float = 0.0  # the language encoder has its own
 
 
 @dataclass(frozen=True, kw_only=True)
