@@ -51,19 +51,52 @@ def index(
     At most a minute for RefCOCO, then two seconds from the cache beside the source files.
     """
     from magnet.data import read_refer
+    from magnet.data.family import count
 
-    table = read_refer(root, name, split_by, polygon_overlap)
-    grouped = table.groupby("split", sort=False)
-    counts = grouped.agg(objects=("ref_id", "nunique"), images=("image_id", "nunique"), expressions=("sent_id", "size"))
-    print(counts.to_string())
+    print(count(read_refer(root, name, split_by, polygon_overlap)).to_string())
+
+
+def download(
+    names: Positional[tuple[Literal["refcoco", "refcoco+", "refcocog", "grefcoco", "images"], ...]],
+    images: Literal["none", "needed", "all"] = "none", split: tuple[str, ...] = (), root: Path | None = None,
+    mirror: tuple[str, ...] = (),
+) -> None:  # fmt: skip
+    """Fetch data sets of the RefCOCO family: 50 MB of annotations each, and the pictures one by one or all of COCO's.
+
+    --images needed: only the pictures that these data sets speak of, at most 28,000; with --split val only those of
+    that split. --images all: train2014.zip, 13 GB. The name `images` stands for the pictures that the data sets which
+    are there already need. --mirror: addresses that are asked first, laid out as the originals are. Stopped at any
+    moment, the same command goes on. Writes to $MAGNET_DATA, data/, or --root.
+    """
+    from magnet.data import data_root
+    from magnet.data import download as loader
+
+    folder, sets = data_root(root), [name for name in names if name != "images"]
+    for file in loader.download(sets, folder, mirror):
+        print(file)
+    if images == "all":
+        print(loader.download_all_images(folder, mirror))
+    elif images == "needed" or "images" in names:
+        sets = sets or loader.present(folder)
+        print(f"{loader.download_images(folder, sets, split or None, mirror)} new pictures")
+    else:
+        print("pictures: the same command with --images needed")
 
 
 def check(name: str = "refshapes", split_by: str = "v1", root: Path | None = None) -> None:
-    """Open every picture of a data set and list all that is wrong: missing, unreadable, of another size."""
+    """Count a data set, compare with what was published, and open every picture; lists all that is wrong.
+
+    Pictures that are missing, unreadable or of another size; splits whose numbers are not the published ones; images
+    that training and another split share. Exits with 1 where anything is wrong.
+    """
     from magnet.data import check_images, read_refer
+    from magnet.data.family import count, miscounted, shared_images
 
     table = read_refer(root, name, split_by)
-    problems = check_images(table)
+    print(count(table).to_string())
+    for other, number in shared_images(table).items():
+        print(f"note: {number:,} images of {other} are training images, too")
+    problems = miscounted(table) + check_images(table)
     for problem in problems:
         print(problem)
     print(f"{table.image_id.nunique()} pictures, {len(problems)} problems")
@@ -220,6 +253,7 @@ COMMANDS = {
     "demo": demo,
     "data shapes": shapes,
     "data index": index,
+    "data download": download,
     "data check": check,
     "evaluate": evaluate,
     "score": score,

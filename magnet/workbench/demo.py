@@ -111,7 +111,10 @@ def score_splits(run: runs.Run, splits: tuple[str, ...] = SPLITS) -> pd.DataFram
 
 
 class PeakMemory(threading.Thread):
-    """Samples the resident memory of this process and of all it started, together, while it is entered: `gb`."""
+    """Samples the memory of this process and of all it started, together, while it is entered: `gb`.
+
+    Where the system tells (Linux), pages that several of them share, such as torch's own code, count once.
+    """
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -134,6 +137,7 @@ class PeakMemory(threading.Thread):
 
 def _resident(process: psutil.Process) -> int:
     try:
-        return process.memory_info().rss
-    except psutil.NoSuchProcess:  # it has ended meanwhile
+        memory = process.memory_full_info()
+        return getattr(memory, "pss", memory.rss)
+    except psutil.Error:  # it has ended meanwhile, or is not ours to ask
         return 0
