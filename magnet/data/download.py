@@ -8,6 +8,7 @@ turns.
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -182,12 +183,17 @@ def _picture(hosts: Sequence[str], path: Path, height: int, width: int) -> str |
 
 
 def _in_parallel(task: Callable, items: Iterable, num_threads: int) -> Iterator:
-    """The task's results in the items' order. Closed early, or at Ctrl-C, what has not begun is left."""
+    """The task's results in the items' order. Few begin long before they are asked for: closed early, or at
+    Ctrl-C, the rest is left."""
+    waiting = deque()
     with ThreadPoolExecutor(num_threads) as pool:
-        futures = [pool.submit(task, item) for item in items]
         try:
-            for future in futures:
-                yield future.result()
+            for item in items:
+                waiting.append(pool.submit(task, item))
+                if len(waiting) > 4 * num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
