@@ -8,22 +8,29 @@ INSTANCES = {"images": ["id"], "annotations": ["id", "image_id", "category_id"],
 REMEDY = "fetch it anew, see data/README.md"
 
 
-def find_sources(root: Path, name: str, split_by: str) -> tuple[Path, Path]:
-    """The refs file and instances.json; an error names what is missing, what exists and what helps."""
+def find_sources(root: Path, name: str, split_by: str) -> tuple[Path, ...]:
+    """The refs file and instances.json, or for split_by "coco" every <split>.json; an error names what is missing, what
+    exists and what helps."""
     folder, instances = root / name, root / name / "instances.json"
     makes_it = f"`magnet data shapes --root {root}` makes it"
     remedy = makes_it if name == "refshapes" else "data/README.md says where to get it"
     if not folder.is_dir():
         found = sorted(path.parent.name for path in root.glob("*/instances.json"))
         raise FileNotFoundError(f"{folder} does not exist; {root} holds {', '.join(found) or 'no data set'}; {remedy}")
-    for suffix in (".p", ".json"):
-        refs = folder / f"refs({split_by}){suffix}"
+    if split_by == "coco" and (files := sorted(folder.glob("*.json"))):
+        return tuple(files)
+    for refs in (folder / f"{start}({split_by}){suffix}" for start in ("refs", "grefs") for suffix in (".p", ".json")):
         if refs.is_file() and instances.is_file():
             return refs, instances
         if refs.is_file():
             raise FileNotFoundError(f"{instances} does not exist; {remedy}")
-    found = sorted({path.stem[len("refs(") : -1] for path in folder.glob("refs(*).*")})
+    found = sorted({split_by_of(path) for path in folder.glob("*refs(*).*")})
     raise ValueError(f"no {folder}/refs({split_by}).p; split_by can be {', '.join(found) or 'nothing yet'}; {remedy}")
+
+
+def split_by_of(refs: Path) -> str:
+    """refs(unc).p -> unc."""
+    return refs.stem.partition("(")[2].removesuffix(")")
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -50,14 +57,45 @@ def load_refs(file: Path) -> list[dict]:
     return refs
 
 
-def load_instances(file: Path, ann_ids: set[int]) -> dict[str, list[dict]]:
-    """COCO instances: images, annotations, categories; only annotations of `ann_ids` keep their segmentation.
+def load_sources(sources: tuple[Path, ...]) -> tuple[list[dict], dict[str, list[dict]]]:
+    """Refs and instances of what `find_sources` found."""
+    if sources[0].stem.partition("(")[0] not in ("refs", "grefs"):
+        return _load_coco(sources)
+    refs = load_refs(sources[0])
+    listed = (ref.get("ann_id") for ref in refs)
+    ann_ids = {one for some in listed for one in (some if isinstance(some, list) else [some]) if isinstance(one, int)}
+    return refs, load_instances(sources[1], ann_ids)
+
+
+def _load_coco(files: tuple[Path, ...]) -> tuple[list[dict], dict[str, list[dict]]]:
+    """COCO files, one a split, whose annotations carry `expression` or `expressions`, in REFER's form.
+
+    ref_id and sent_id are counted through. Raises ValueError where an id means something else in another file.
+    """
+    refs, merged, sent_id = [], {key: {} for key in INSTANCES}, 0
+    for file in files:
+        for key, records in load_instances(file, None).items():
+            for record in records if key in merged else ():
+                if merged[key].setdefault(record["id"], record) != record:
+                    raise ValueError(f"{file}: {key}: id {record['id']} is something else in a file before it")
+                if said := record.get("expressions", record.get("expression")) if key == "annotations" else None:
+                    texts = said if isinstance(said, list) else [said]
+                    sentences = [{"sent_id": sent_id + i, "raw": text} for i, text in enumerate(texts)]
+                    sent_id += len(texts)
+                    facts = {"ann_id": record["id"], "image_id": record["image_id"], "split": file.stem}
+                    refs.append({"ref_id": len(refs), **facts, "sentences": sentences})
+    return refs, {key: list(records.values()) for key, records in merged.items()}
+
+
+def load_instances(file: Path, ann_ids: set[int] | None) -> dict[str, list[dict]]:
+    """COCO instances: images, annotations, categories; only annotations of `ann_ids` (None: all) keep their
+    segmentation.
 
     Raises ValueError for a file cut short or of another form.
     """
 
     def forget_segmentation(record: dict) -> dict:  # while parsing: all of them would take gigabytes
-        if record.get("id") not in ann_ids:
+        if ann_ids is not None and record.get("id") not in ann_ids:
             record.pop("segmentation", None)
         return record
 

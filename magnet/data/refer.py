@@ -2,8 +2,9 @@
 
     table = read_refer("data", "refcoco", "unc")        # or "refshapes", "v1", or your own data in this form
 
-reads <root>/<name>/refs(<split_by>).p (or .json) and <root>/<name>/instances.json; images lie in <root>/<name>/images
-or in <root>/images/train2014. A downloaded pickle cannot run code: every global in it is refused before it is imported.
+reads <root>/<name>/refs(<split_by>).p (or .json; gRefCOCO's grefs(<split_by>).json) and <root>/<name>/instances.json;
+images lie in <root>/<name>/images or in <root>/images/train2014. A downloaded pickle cannot run code: every global in
+it is refused before it is imported.
 """
 
 import json
@@ -15,18 +16,20 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pycocotools import mask as coco
 
-from magnet.data.files import find_sources, load_instances, load_refs
+from magnet.data.files import find_sources, load_sources
 from magnet.data.masks import object_rle
 from magnet.data.tags import add_tags
 from magnet.runs import atomic_write
 
-FORMAT = 1  # of the cached table: raise it when a column or its meaning changes
+FORMAT = 2  # of the cached table: raise it when a column or its meaning changes
 NUM_SHOWN = 5  # problems spelled out in an error
+NOTHING = -1  # ann_id and category_id of a sentence that speaks of no object
 COLUMNS = ("sent_id", "ref_id", "ann_id", "image_id", "category_id", "category", "split", "text", "file",
-           "height", "width", "rle", "area", "num_same_category")  # fmt: skip
+           "height", "width", "rle", "area", "num_targets", "num_same_category")  # fmt: skip
 RESULTS = ("I", "U", "iou", "num_words")  # what later columns are called
 SENTENCE_FIELDS = {"sent_id", "raw", "sent", "tokens"}  # anything else a sentence carries becomes a column
 
@@ -41,23 +44,31 @@ def read_refer(
 ) -> pd.DataFrame:
     """The expression table of one data set, all splits.
 
-    root: data folder; None is $MAGNET_DATA, or data/. polygon_overlap: pixels that several polygons of one object cover
-    are left out ("hole": what the REFER tool does and published numbers need) or kept ("union").
+    root: data folder; None is $MAGNET_DATA, or data/. name: "union" is the three training sets together, see union.py.
+    split_by: "coco" reads COCO files with an expression in their annotations, <root>/<name>/<split>.json.
+    polygon_overlap: pixels that several polygons of one object cover are left out ("hole": what the REFER tool does and
+    published numbers need) or kept ("union").
     on_problem: "raise" a ValueError that shows the first problems; "list" drops those rows, warns, and leaves the list
     in table.attrs["problems"]. cache: keep the table beside its source; it is rebuilt when the source changes.
 
     Columns: sent_id, ref_id, ann_id, image_id, category_id, height, width, area (int64; pixels), category, split, text,
-    file, rle (str; compressed counts), the tags (tags.py), and whatever else the sentences carry.
+    file, rle (str; compressed counts), num_targets (int64), the tags (tags.py), and whatever else the sentences carry.
+    In gRefCOCO's form a sentence may speak of several objects, which make one mask, or of none: then area is 0. ann_id
+    and category_id are the first object's, or -1.
     attrs: root, name, split_by, polygon_overlap, images (their folder), problems, notes (oddities that cost no row).
     """
     _one_of("polygon_overlap", polygon_overlap, ("hole", "union"))
     _one_of("on_problem", on_problem, ("raise", "list"))
     root = data_root(root)
+    if name == "union":
+        from magnet.data.union import read_union  # here: it is made of what this function reads
+
+        return read_union(root, polygon_overlap, on_problem, cache)
     sources = find_sources(root, name, split_by)
-    file, stamp = _cache_file(sources[0], polygon_overlap), _stamp(sources)
+    file, stamp = _cache_file(sources[0], split_by, polygon_overlap), _stamp(sources)
     table = _read_cache(file, stamp) if cache else None
     if table is None:
-        table = _build(*sources, polygon_overlap)
+        table = _build(sources, polygon_overlap)
         table.attrs["stamp"] = stamp
         if cache:
             _write_cache(table, file)
@@ -109,18 +120,18 @@ def _report(table: pd.DataFrame, on_problem: str) -> None:
 # The cache ------------------------------------------------------------------------------------------------------------
 
 
-def _stamp(sources: tuple[Path, Path]) -> str:
+def _stamp(sources: tuple[Path, ...]) -> str:
     facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
     return json.dumps({"format": FORMAT, "sources": facts})
 
 
-def _cache_file(refs: Path, polygon_overlap: str) -> Path:
+def _cache_file(source: Path, split_by: str, polygon_overlap: str) -> Path:
     """Beside the source, or in the user's cache folder where nobody is meant to write there."""
-    folder = refs.parent / ".cache"
-    if not (refs.parent.stat().st_mode & 0o222 and os.access(refs.parent, os.W_OK)):
+    folder = source.parent / ".cache"
+    if not (source.parent.stat().st_mode & 0o222 and os.access(source.parent, os.W_OK)):
         user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = user / "magnet" / sha256(str(refs.parent.resolve()).encode()).hexdigest()[:12]
-    return folder / f"{refs.stem[len('refs(') : -1]}-{polygon_overlap}.parquet"
+        folder = user / "magnet" / sha256(str(source.parent.resolve()).encode()).hexdigest()[:12]
+    return folder / f"{split_by}-{polygon_overlap}.parquet"
 
 
 def _read_cache(file: Path, stamp: str) -> pd.DataFrame | None:
@@ -144,8 +155,8 @@ def _write_cache(table: pd.DataFrame, file: Path) -> None:
 # The table ------------------------------------------------------------------------------------------------------------
 
 
-def _build(refs_file: Path, instances_file: Path, polygon_overlap: str) -> pd.DataFrame:
-    join = _Join(refs_file, instances_file, polygon_overlap)
+def _build(sources: tuple[Path, ...], polygon_overlap: str) -> pd.DataFrame:
+    join = _Join(sources, polygon_overlap)
     table, attrs = _joined(*join.rows()), {"problems": join.problems, "notes": join.notes}
     del join  # what was read is gone before the tags grow
     table = add_tags(table) if len(table) else table
@@ -166,13 +177,12 @@ def _collected(problems: list[str], where: str) -> Iterator[None]:
 class _Join:
     """Refs with their annotations and images; what does not fit is collected."""
 
-    def __init__(self, refs_file: Path, instances_file: Path, polygon_overlap: str):
-        self.refs_file, self.instances_file, self.polygon_overlap = refs_file, instances_file, polygon_overlap
+    def __init__(self, sources: tuple[Path, ...], polygon_overlap: str):
+        self.refs_file, self.instances_file = sources[0], sources[-1]
+        self.polygon_overlap = polygon_overlap
         self.problems: list[str] = []
         self.notes: list[str] = []
-        self.refs = load_refs(refs_file)
-        ann_ids = {ref["ann_id"] for ref in self.refs if isinstance(ref.get("ann_id"), int)}
-        instances = load_instances(instances_file, ann_ids)
+        self.refs, instances = load_sources(sources)
         self.images, self.annotations, self.categories = (
             self._by_id(instances[key], key) for key in ("images", "annotations", "categories")
         )
@@ -201,27 +211,40 @@ class _Join:
         return objects, sentences
 
     def _object(self, ref: dict) -> dict:
-        if isinstance(ref["ann_id"], list):
-            raise ValueError(f"ann_id is {ref['ann_id']}: several objects or none (gRefCOCO's form) are not read")
-        ids = _integers(ref, "ref_id", "ann_id")
-        _once("ref_id", ids["ref_id"], self.ref_ids)
-        annotation = self._found(self.annotations, "annotation", ids["ann_id"])
-        ids |= _integers(annotation, "image_id", "category_id")
-        if ref["image_id"] != ids["image_id"]:
-            where = f"its annotation {ids['ann_id']} lies on image {ids['image_id']}"
-            raise ValueError(f"image_id is {ref['image_id']!r}, but {where}")
-        image = self._found(self.images, "image", ids["image_id"])
+        """What `ref` speaks of: one object; in gRefCOCO's form several, or none, in one mask."""
+        _once("ref_id", _integers(ref, "ref_id")["ref_id"], self.ref_ids)
+        targets = [self._annotation(ann_id, ref["image_id"]) for ann_id in _targets(ref)]
+        image = self._found(self.images, "image", _integers(ref, "image_id")["image_id"])
         size = _integers(image, "height", "width")
-        rle, num_ignored = object_rle(annotation["segmentation"], **size, polygon_overlap=self.polygon_overlap)
-        if num_ignored:
-            what = f"annotation {ids['ann_id']}: {num_ignored} polygons of under 3 points"
-            self.notes.append(f"{self.instances_file}: {what}")
-        return ids | size | {
-            "category": _string(self._found(self.categories, "category", ids["category_id"]), "name"),
-            "split": _string(ref, "split"), "file": _string(image, "file_name"),
-            "rle": rle["counts"].decode("ascii"), "area": int(coco.area(rle)),
-            "num_same_category": self.num_same_category[ids["image_id"], ids["category_id"]],
+        rle = self._mask(targets, size)
+        names = (_string(self._found(self.categories, "category", a["category_id"]), "name") for a in targets)
+        first = targets[0] if targets else {"id": NOTHING, "category_id": NOTHING}
+        return _integers(ref, "ref_id", "image_id") | size | {
+            "ann_id": first["id"], "category_id": first["category_id"], "num_targets": len(targets),
+            "category": ", ".join(dict.fromkeys(names)), "split": _string(ref, "split"),
+            "file": _string(image, "file_name"), "rle": rle["counts"].decode("ascii"), "area": int(coco.area(rle)),
+            "num_same_category": self.num_same_category[ref["image_id"], first["category_id"]],
         }  # fmt: skip
+
+    def _annotation(self, ann_id: int, image_id: int) -> dict:
+        annotation = self._found(self.annotations, "annotation", ann_id)
+        found = _integers(annotation, "image_id", "category_id")["image_id"]
+        if image_id != found:
+            raise ValueError(f"image_id is {image_id!r}, but its annotation {ann_id} lies on image {found}")
+        return annotation
+
+    def _mask(self, targets: list[dict], size: dict[str, int]) -> dict:
+        rles = []
+        for annotation in targets:
+            segmentation = annotation["segmentation"]
+            rle, num_ignored = object_rle(segmentation, **size, polygon_overlap=self.polygon_overlap)
+            rles.append(rle)
+            if num_ignored:
+                what = f"annotation {annotation['id']}: {num_ignored} polygons of under 3 points"
+                self.notes.append(f"{self.instances_file}: {what}")
+        if len(rles) == 1:
+            return rles[0]
+        return coco.merge(rles) if rles else coco.encode(np.zeros((size["height"], size["width"]), np.uint8, order="F"))
 
     def _found(self, records: dict[int, dict], kind: str, key: int) -> dict:
         if key not in records:
@@ -245,6 +268,16 @@ def _joined(objects: list[dict], sentences: list[dict]) -> pd.DataFrame:
         return pd.DataFrame({"sent_id": []})
     table = pd.DataFrame(sentences).join(pd.DataFrame(objects), on="object").drop(columns="object")
     return table[[*COLUMNS, *(column for column in table if column not in COLUMNS)]]
+
+
+def _targets(ref: dict) -> list[int]:
+    """The annotations that a ref speaks of: one, or gRefCOCO's list of several or, as [-1], of none."""
+    listed = ref["ann_id"] if isinstance(ref["ann_id"], list) else [_integers(ref, "ann_id")["ann_id"]]
+    if listed == [NOTHING]:
+        return []
+    if not listed or not all(isinstance(ann_id, int) and ann_id >= 0 for ann_id in listed):
+        raise ValueError(f"ann_id is {ref['ann_id']}: whole numbers from 0 are needed, or [-1] for no object")
+    return listed
 
 
 def _integers(record: dict, *keys: str) -> dict[str, int]:

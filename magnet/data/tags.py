@@ -135,4 +135,5 @@ def _touches_border(table: pd.DataFrame) -> np.ndarray:
     sizes = zip(table["height"].tolist(), table["width"].tolist(), table["rle"].tolist())
     boxes = coco.toBbox([{"size": [height, width], "counts": rle} for height, width, rle in sizes])
     x0, y0, x1, y1 = boxes[:, 0], boxes[:, 1], boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]
-    return (x0 <= 0) | (y0 <= 0) | (x1 >= table["width"].to_numpy()) | (y1 >= table["height"].to_numpy())
+    touches = (x0 <= 0) | (y0 <= 0) | (x1 >= table["width"].to_numpy()) | (y1 >= table["height"].to_numpy())
+    return touches & (table["area"] > 0).to_numpy()  # the box of nothing lies in the corner

@@ -93,7 +93,7 @@ def damage(toy: Toy, what: str) -> None:
         case "no split":
             del toy.refs[1]["split"]
         case "ann_id is a list":
-            toy.refs[1]["ann_id"] = [2]
+            toy.refs[1]["ann_id"] = [2, -1]
         case "negative id":
             toy.refs[1]["ref_id"] = -1
         case "huge id":
@@ -123,7 +123,7 @@ DAMAGES = {
     "repeated annotation": "annotations: id 2 comes more than once",
     "text is no string": "ref 1, sentence 2: raw is 5, not a string",
     "no split": "ref 1: no field 'split'",
-    "ann_id is a list": "ref 1: ann_id is [2]: several objects or none",
+    "ann_id is a list": "ref 1: ann_id is [2, -1]: whole numbers from 0 are needed, or [-1] for no object",
     "negative id": "ref -1: ref_id is -1, not a whole number from 0",
     "huge id": "ref 1, sentence 9223372036854775808: sent_id is 9223372036854775808, not a whole number",
     "half a character": "ref 1, sentence 2: 'utf-8' codec can't encode",
@@ -189,3 +189,32 @@ def test_splits(toy):
     assert splits(table) == {"train": 2, "val": 1}
     val = select_split(table, "val")
     assert val["sent_id"].tolist() == [2] and val.index.tolist() == [0] and val.attrs == table.attrs
+
+
+# --- gRefCOCO: several objects, or none -------------------------------------------------------------------------------
+
+
+def test_several_objects_make_one_mask_and_none_an_empty_one(toy):
+    toy.refs[0] |= {"ann_id": [1, 2], "category_id": [3, 3], "no_target": False}
+    toy.refs[1] |= {"ann_id": [-1], "category_id": [-1], "no_target": True}
+    toy.write()
+    (toy.folder / "grefs(me).json").write_text(json.dumps(toy.refs))
+    (toy.folder / "refs(me).p").unlink()
+    table = toy.read()
+    assert table["num_targets"].tolist() == [2, 2, 0]
+    assert table["area"].tolist() == [10 * 20 + 20 * 20] * 2 + [0]
+    assert table["ann_id"].tolist() == [1, 1, -1] and table["category"].tolist() == ["cup", "cup", ""]
+    masks = [rle_decode(rle, HEIGHT, WIDTH) for rle in table["rle"]]
+    truth = np.zeros((HEIGHT, WIDTH), bool)
+    truth[5:25, 5:15] = truth[10:30, 40:60] = True
+    assert np.array_equal(masks[0], truth) and not masks[2].any()
+    assert not table["touches_border"].iloc[2]
+
+
+def test_an_object_of_several_on_another_image_is_a_problem(toy):
+    toy.images.append({**toy.images[0], "id": 8})
+    toy.annotations[1]["image_id"] = 8
+    toy.refs[0]["ann_id"] = [1, 2]
+    toy.write()
+    with pytest.raises(ValueError, match="ref 0: image_id is 7, but its annotation 2 lies on image 8"):
+        toy.read()

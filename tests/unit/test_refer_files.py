@@ -88,7 +88,7 @@ def cache_of(toy: Toy) -> Path:
 
 def test_the_cached_table_is_the_same_and_is_used(toy, monkeypatch):
     first = toy.write().read()
-    monkeypatch.setattr("magnet.data.refer.load_refs", lambda file: pytest.fail("the source was read again"))
+    monkeypatch.setattr("magnet.data.refer.load_sources", lambda file: pytest.fail("the source was read again"))
     second = toy.read()
     pd.testing.assert_frame_equal(first, second)
     assert first.attrs == second.attrs

@@ -1,0 +1,113 @@
+"""Several sources made one table: the union of the three training sets, and COCO files with expressions."""
+
+import json
+
+import pytest
+from refer_toy import Toy
+
+from magnet.data import read_refer
+from magnet.data.union import PARTS, STEP
+
+SETS = [("refcoco", "unc"), ("refcoco", "google"), ("refcoco+", "unc"), ("refcocog", "umd"), ("refcocog", "google")]
+
+
+def write_set(root, name: str, split_by: str, splits: dict[int, str]) -> None:
+    """A data set of one sentence a picture; splits: image id -> split."""
+    toy = Toy(root)
+    toy.images = [{**toy.images[0], "id": image, "file_name": f"{image}.jpg"} for image in range(10)]
+    toy.annotations = [{**toy.annotations[0], "id": image, "image_id": image} for image in range(10)]
+    toy.refs = [
+        {
+            "ref_id": n,
+            "ann_id": image,
+            "image_id": image,
+            "split": split,
+            "sentences": [{"sent_id": n, "raw": "the cup"}],
+        }
+        for n, (image, split) in enumerate(splits.items())
+    ]
+    toy.folder = root / name
+    toy.write()
+    (toy.folder / "refs(me).p").rename(toy.folder / f"refs({split_by}).p")
+
+
+def test_the_union_holds_no_picture_that_is_scored(tmp_path):
+    splits = {
+        ("refcoco", "unc"): {0: "train", 1: "train", 2: "val"},
+        ("refcoco", "google"): {3: "test"},
+        ("refcoco+", "unc"): {0: "train", 2: "train", 3: "train", 4: "train", 5: "testB"},
+        ("refcocog", "umd"): {0: "train", 5: "train", 6: "train", 7: "train", 8: "val"},
+        ("refcocog", "google"): {6: "val", 7: "train"},
+    }
+    for way in SETS:
+        write_set(tmp_path, *way, splits[way])
+    union = read_refer(tmp_path, "union", "umd")
+    train = union[union["split"] == "train"]
+    assert list(zip(train["dataset"], train["image_id"])) == [
+        ("refcoco", 0), ("refcoco", 1), ("refcoco+", 0), ("refcoco+", 4), ("refcocog", 0), ("refcocog", 7),
+    ]  # fmt: skip
+    scored = {image for images in splits.values() for image, split in images.items() if split != "train"}
+    assert not scored & set(train["image_id"])
+    assert union.loc[union["split"] == "val", "image_id"].tolist() == [2, 8]
+    assert union.attrs["left_out"] == {"refcoco": 0, "refcoco+": 2, "refcocog": 2}
+    assert union["sent_id"].is_unique and set(union["sent_id"] // STEP) == set(range(len(PARTS)))
+
+
+def test_without_one_of_the_sets_nobody_can_say_what_leaks(tmp_path):
+    for way in SETS[:-1]:
+        write_set(tmp_path, *way, {0: "train"})
+    with pytest.raises(ValueError, match=r"no .*refcocog/refs\(google\)\.p"):
+        read_refer(tmp_path, "union", "umd")
+
+
+# --- COCO files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Two COCO files, train.json and val.json, of one picture each."""
+    toy = Toy(tmp_path)
+    toy.folder.mkdir()
+    files = {}
+    for number, split in enumerate(("train", "val")):
+        images = [{**toy.images[0], "id": number}]
+        annotations = [{**one, "id": 10 * number + one["id"], "image_id": number} for one in toy.annotations]
+        files[split] = {"images": images, "annotations": annotations, "categories": toy.categories}
+    files["train"]["annotations"][0]["expression"] = "the left cup"
+    files["val"]["annotations"][1]["expressions"] = ["the right cup", "the large cup"]
+
+    def write():
+        for split, contents in files.items():
+            (toy.folder / f"{split}.json").write_text(json.dumps(contents))
+        return read_refer(tmp_path, "toy", "coco")
+
+    return files, write
+
+
+def test_coco_files_with_expressions_are_a_data_set(coco):
+    _, write = coco
+    table = write()
+    assert table["text"].tolist() == ["the left cup", "the right cup", "the large cup"]
+    assert table["split"].tolist() == ["train", "val", "val"] and table["ann_id"].tolist() == [1, 12, 12]
+    assert table["sent_id"].tolist() == [0, 1, 2] and table["ref_id"].tolist() == [0, 1, 1]
+    assert table["area"].tolist() == [200, 400, 400] and set(table["num_same_category"]) == {2}
+    assert write().equals(table)  # from the cache
+
+
+def test_an_id_that_means_two_things_is_refused(coco):
+    files, write = coco
+    files["val"]["images"].append({**files["train"]["images"][0], "file_name": "other.jpg"})
+    with pytest.raises(ValueError, match=r"val\.json: images: id 0 is something else in a file before it"):
+        write()
+
+
+@pytest.mark.parametrize(
+    "said, message", [("", "no usable ref"), ([5], "raw is 5, not a string"), (["a", ""], "is empty")]
+)
+def test_expressions_that_are_none(coco, said, message):
+    files, write = coco
+    for contents in files.values():
+        contents["annotations"][0]["expressions"] = contents["annotations"][1]["expressions"] = said
+        contents["annotations"][0].pop("expression", None)
+    with pytest.raises(ValueError, match=message):
+        write()
