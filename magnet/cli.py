@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -111,6 +112,8 @@ class Train:
     Writes results/runs/<recipe>-<hash>/. The same command finds the same run again. On several GPUs or processes:
     accelerate launch -m magnet train RECIPE ...
 
+    --init starts from a run's weights or released ones, and takes the network as they have it: with --grounding,
+    Mask Grounding is added to a model that is there.
     --grounding and --alignment switch these training-only parts on, as any of their settings does; --no-grounding and
     --no-alignment switch them off.
     """
@@ -125,7 +128,7 @@ def train(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         print(f"usage: magnet train RECIPE [--option value ...]\n\nrecipes: {', '.join(RECIPES)}\n\n{Train.__doc__}")
         return
-    config, rest = switch_parts(recipe(arguments[0]), arguments[1:])
+    config, rest = switch_parts(as_started(recipe(arguments[0]), arguments), arguments[1:])
     chosen = tyro.cli(
         Train, prog=f"magnet train {arguments[0]}", default=Train(config=config), args=rest,
         config=(tyro.conf.AvoidSubcommands,),
@@ -134,6 +137,17 @@ def train(arguments: list[str]) -> None:
 
     run = magnet.fit(chosen.config, init=chosen.init)
     print(f"{run.folder}: score it with: magnet evaluate {run.name} --split {chosen.config.data.val_split}")
+
+
+def as_started(config: Config, arguments: list[str]) -> Config:
+    """The configuration with the network that the weights after --init were made for: no other could be filled."""
+    given = [value for name, value in pairwise(arguments) if name == "--init"]
+    given += [argument.removeprefix("--init=") for argument in arguments if argument.startswith("--init=")]
+    if not given:
+        return config
+    from magnet.train import initial_model
+
+    return dataclasses.replace(config, model=initial_model(given[-1]) or config.model)
 
 
 def switch_parts(config: Config, arguments: list[str]) -> tuple[Config, list[str]]:
@@ -153,18 +167,19 @@ def evaluate(
     root: Path | None = None, name: str | None = None, split_by: str | None = None, batch_size: int | None = None,
     by: str | None = None,
 ) -> None:  # fmt: skip
-    """Score a run (folder, name, or recipe) on every expression of a split and print the table with intervals.
+    """Score a run (folder, name, or recipe), or a released .pth file, on every expression of a split.
 
-    The run's own data set unless --name is given. --by kind (or any tag) prints a row per group. Writes
-    eval/<data set>-<split>-<protocol>.parquet in the run folder.
+    Prints the table with intervals. The run's own data set unless --name is given. --by kind (or any tag) prints a row
+    per group. Writes eval/<data set>-<split>-<protocol>.parquet in the run folder.
     """
     import magnet
     from magnet import runs
+    from magnet.models.checkpoints import data_of, is_checkpoint
 
-    own = runs.find(source).config.data
+    own = data_of(source) if is_checkpoint(source) else runs.find(source).config.data
     data = dataclasses.replace(own, root=str(root) if root else own.root, name=name or own.name,
                                split_by=split_by or own.split_by)  # fmt: skip
-    print(f"{runs.find(source).name} on {data.name} {split}, protocol {protocol}")
+    print(f"{Path(source).name} on {data.name} {split}, protocol {protocol}")
     table = magnet.evaluate(source, data=data, split=split, protocol=protocol, batch_size=batch_size)
     _print_summary(table, by)
 
@@ -188,6 +203,17 @@ def _print_summary(table, by: str | None) -> None:
     summary = magnet.summarize(table, groups=by)
     frame = summary if by else pd.DataFrame([summary])
     print(frame.round(2).to_string(index=bool(by)))
+
+
+def convert(source: Positional[str], folder: Positional[Path], vocabulary: str | None = None) -> None:
+    """Write a released checkpoint (a .pth file, or its name on the hub) as a folder that magnet reads.
+
+    config.json and model.safetensors: seconds, and as much disk as the file. --vocabulary: a file or folder, where
+    bert-base-uncased cannot be had from the hub.
+    """
+    from magnet.models.released import convert as write
+
+    print(f"{write(source, folder, vocabulary)}: use it as a run: magnet evaluate {folder}")
 
 
 def report(run: Positional[str]) -> None:
@@ -257,6 +283,7 @@ COMMANDS = {
     "data check": check,
     "evaluate": evaluate,
     "score": score,
+    "convert": convert,
     "report": report,
     "benchmark speed": benchmark_speed,
     "benchmark variants": benchmark_variants,

@@ -32,6 +32,8 @@ from magnet.data import add_token_tags, collate, data_root, load_tokenizer, read
 from magnet.data.dataset import ExpressionDataset
 from magnet.data.masks import checked_rle
 from magnet.metrics import Protocol, find_protocol, intersection_union, rle_decode, rle_encode
+from magnet.models.checkpoints import is_checkpoint
+from magnet.models.released import load_released, released_config
 
 PIXELS_AT_ONCE = 8 * 480**2  # default batch: 8 images at 480, 200 at 96
 NOT_RESULTS = ["ann_id", "category_id", "split", "file", "program", "rle"]  # stay in the expression table
@@ -59,7 +61,7 @@ def evaluate(
     The model keeps its device and its training mode. Call it in one process only.
 
     Args:
-        source: a run, its folder, name or recipe, or a model; a model needs `config` as well.
+        source: a run, its folder, name or recipe; a released .pth file; or a model, which needs `config` as well.
         data: a DataConfig, or (root, name, split_by) with the rest as in training; None: the data of the training.
         protocol: "paper", "original", "cris" or "gres"; see metrics.py.
         batch_size: None: as many images as make up 8 of 480 x 480.
@@ -73,6 +75,9 @@ def evaluate(
     rule = find_protocol(protocol)
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision={precision!r}: one of 'float32', 'bfloat16'")
+    label = Path(source).name if is_checkpoint(source) else type(source).__name__
+    if is_checkpoint(source):
+        config, source = released_config(source), load_released(source).to(best_device())
     run = None if isinstance(source, torch.nn.Module) else runs.find(source)
     config = run.config if run else config
     if config is None:
@@ -88,7 +93,7 @@ def evaluate(
     model = run.load_model().to(best_device()) if run else source
     loader = _loader(dataset, data, batch_size or max(1, PIXELS_AT_ONCE // data.image_size**2))
     scored = _score_batches(model, loader, expressions, rule, precision, progress)
-    table = _results(expressions, scored, rule, split, run.name if run else type(model).__name__)
+    table = _results(expressions, scored, rule, split, run.name if run else label)
     table.attrs["precision"] = precision
     if path:
         runs.atomic_write(path, table.to_parquet)

@@ -13,16 +13,21 @@ import torch
 from PIL import Image, ImageOps
 
 from magnet import runs
-from magnet.config import DataConfig
+from magnet.config import DataConfig, ModelConfig
 from magnet.data import encode, load_tokenizer, normalize, report, squash_image
 from magnet.evaluate import best_device, evaluation_mode, resize_logits
+from magnet.models.checkpoints import data_of, is_checkpoint
+from magnet.models.released import load_released
 
 
 def load(name: str | Path) -> "Predictor":
-    """A predictor with shipped weights, or with those of a run: its folder, its name or its recipe's newest.
+    """A predictor with shipped weights, with those of a run (its folder, its name or its recipe's newest), or with
+    released ones: a .pth file or its name on the hub.
 
     Raises FileNotFoundError listing what there is.
     """
+    if is_checkpoint(name):
+        return Predictor(load_released(name).to(best_device()), data_of(name), ModelConfig().language.vocabulary)
     run = runs.find(name)
     return Predictor(run.load_model().to(best_device()), run.config.data, run.config.model.language.vocabulary)
 

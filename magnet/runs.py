@@ -21,7 +21,7 @@ import dacite
 from safetensors import SafetensorError
 
 import magnet
-from magnet.config import Config
+from magnet.config import Config, ModelConfig
 
 ROOT = Path("results/runs")
 SHIPPED = Path(__file__).parent / "assets" / "weights"  # <name>/config.json, model.safetensors, README.md
@@ -153,16 +153,23 @@ class Run:
         *lines, _ = path.read_text().split("\n") if path.exists() else [""]  # behind the last whole line
         return [json.loads(line) for line in lines]
 
-    def load_model(self):
-        """The run's best weights in its network, in evaluation mode."""
-        from magnet.models import build_model
-
-        weights = self.checked_weights()
-        vision = dataclasses.replace(self.config.model.vision, pretrained=None)  # all tensors are in the run
+    @property
+    def network(self) -> ModelConfig:
+        """The configuration of its network without what it first started from: all tensors are in the run."""
+        vision = dataclasses.replace(self.config.model.vision, pretrained=None)
         language = dataclasses.replace(self.config.model.language, pretrained=None)
         if self.language.exists():  # the sizes of a pretrained encoder, which the configuration does not hold
             language = dataclasses.replace(language, options=language.options | read_json(self.language))
-        model = build_model(dataclasses.replace(self.config.model, vision=vision, language=language))
+        return dataclasses.replace(self.config.model, vision=vision, language=language)
+
+    def load_model(self):
+        """The run's best weights in its network, in evaluation mode."""
+        from magnet.models import build_model
+        from magnet.models.weights import WithoutStart
+
+        weights = self.checked_weights()
+        with WithoutStart():
+            model = build_model(self.network)
         load_weights(model, weights)
         return model.eval()
 

@@ -25,10 +25,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from magnet import data, losses, runs
-from magnet.config import Config, DataConfig
+from magnet.config import Config, DataConfig, ModelConfig
 from magnet.data.sampler import StepSampler
 from magnet.evaluate import evaluate, ignore_interrupts, progress_bar
-from magnet.models.released import load_released
+from magnet.models.checkpoints import find_checkpoint, is_checkpoint
+from magnet.models.released import load_released, released_config
 from magnet.objective import Objective
 from magnet.optimizer import build_optimizer, choose_precision, fix_frozen, learning_rate
 from magnet.processes import train_in_processes
@@ -42,7 +43,8 @@ def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: b
 
     Args:
         config: a whole run, from `magnet.recipe`.
-        init: a run, a run folder or released weights to start from; None: as the model configuration says.
+        init: a run, a run folder or released weights (a file, or its name on the hub) to start from; None: as the
+            model configuration says.
         progress: show a bar with the time left.
     Raises FloatingPointError where a loss is not finite, KeyboardInterrupt on Ctrl-C or SIGTERM once all is saved.
     """
@@ -68,12 +70,25 @@ def _initial_weights(init) -> tuple[dict | None, str | None]:
     """The tensors to start from and a fingerprint of them for the run's hash."""
     if init is None:
         return None, None
-    if isinstance(init, runs.Run) or not Path(init).is_file():
-        init = runs.find(init).checked_weights()
-    path = Path(init)
+    path = _initial_file(init)
     tensors = runs.read_tensors(path) if path.suffix == ".safetensors" else load_released(path).state_dict()
     with path.open("rb") as file:
         return tensors, hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _initial_file(init) -> Path:
+    if is_checkpoint(init):
+        return find_checkpoint(init)
+    return Path(init) if not isinstance(init, runs.Run) and Path(init).is_file() else runs.find(init).checked_weights()
+
+
+def initial_model(init: "runs.Run | str | Path") -> ModelConfig | None:
+    """The network that `init`, as `fit` takes it, was made for; None for bare weights that do not say."""
+    if is_checkpoint(init):
+        return released_config(init).model
+    if not isinstance(init, runs.Run) and Path(init).is_file() and not (Path(init).parent / "config.json").exists():
+        return None
+    return runs.find(init).network
 
 
 @contextmanager

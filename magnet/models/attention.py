@@ -58,6 +58,16 @@ class LanguageGate(nn.Module):
         self.outer = nn.Linear(channels, channels, bias=False)
         nn.init.normal_(self.inner.weight, std=0.02)
         nn.init.normal_(self.outer.weight, std=0.0 if init == "zero" else 0.02)
+        self._state, self._closed = None, False
+
+    def is_closed(self) -> bool:
+        """Whether the gate lets nothing through, whatever comes: one of its matrices is zero. Looked up anew only where
+        a matrix has changed."""
+        weights = self.inner.weight, self.outer.weight
+        state = [(weight.data_ptr(), weight._version) for weight in weights]
+        if state != self._state:
+            self._state, self._closed = state, not all(bool(weight.any()) for weight in weights)
+        return self._closed
 
     def opening(self, tokens: Tensor) -> Tensor:
         """(B,N,C) -> (B,N,C) in -1 to 1."""

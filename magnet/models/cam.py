@@ -70,7 +70,8 @@ class CAMTextSide(nn.Module):
     `form` "live" is our choice for training: padding takes no part, and the gate starts closed but learns. "released"
     computes what the released network does: the language encoder's additive mask (0 valid, -1e4 padding) stands where
     a mask of ones and zeros is meant, so valid words all read the mean pixel; padding counts in the norm; and both
-    matrices of the gate start at zero, so no gradient ever reaches it.
+    matrices of the gate start at zero, so no gradient ever reaches it. Where the gate is closed for good, as in the
+    released files, evaluation leaves all of this out.
     """
 
     def __init__(self, channels: int, word_width: int, form: str = "live"):
@@ -100,6 +101,8 @@ class CAMTextSide(nn.Module):
         return (scores + (1e4 * mask - 1e4)).softmax(dim=-1)  # the shift only rounds the released form's padding
 
     def forward(self, words: Tensor, pixels: Tensor, token_mask: Tensor) -> Tensor:
+        if not self.training and self.gate.is_closed():
+            return words
         centred = centre(to_tokens(pixels))
         key_scale, value_scale = norm_scale(torch.cat([self.key.weight, self.value.weight]), centred).chunk(2, dim=1)
         read = self._attention(words, token_mask, centred, key_scale) @ centred  # (B,T,C)

@@ -4,22 +4,22 @@ A family of checkpoints is one `Release`: how to know it, how to configure our n
 called here. `load_released` does the rest.
 """
 
-import argparse
-import pickle
+import logging
 import re
-import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from magnet.config import LanguageConfig, ModelConfig, VisionConfig
+from magnet import runs
+from magnet.config import Config, LanguageConfig, ModelConfig, VisionConfig
 from magnet.models import build_model
-from magnet.models.weights import Tensors, fill
-from magnet.runs import read_tensors
+from magnet.models.checkpoints import data_of, find_checkpoint, read_checkpoint
+from magnet.models.weights import Tensors, WithoutStart, fill
 
+_logger = logging.getLogger(__name__)
 Rename = tuple[str, str | Callable[[re.Match], str]]
 
 
@@ -37,12 +37,15 @@ class Release:
 def load_released(source: str | Path | Mapping) -> nn.Module:
     """Our network with the weights of a released checkpoint, in evaluation mode; its configuration is `model.config`.
 
-    `source` is a file written by the authors of LAVT or MagNet, or the dictionary inside it. LAVT comes in two forms,
-    both read: image and language network apart (`model`, `bert_model`), or together (`text_encoder.*` in `model`).
-    Raises ValueError where a tensor is missing, left over, of another shape or not finite.
+    `source` is a file written by the authors of LAVT or MagNet, its name on the hub (see checkpoints.py), or the
+    dictionary inside it. LAVT comes in two forms, both read: image and language network apart (`model`, `bert_model`),
+    or together (`text_encoder.*` in `model`). A file's tensors are used where they lie, and read when they are needed.
+    Raises ValueError where a tensor is missing, left over, of another shape or not finite, or where a published file's
+    checksum is another.
     """
     label = "the given state dict" if isinstance(source, Mapping) else str(source)
-    tensors = _tensors(source if isinstance(source, Mapping) else _read(Path(source).expanduser()), label)
+    contents = source if isinstance(source, Mapping) else read_checkpoint(find_checkpoint(source))
+    tensors = _tensors(contents, label)
     release = _recognise(tensors, label)
     model = _build(release, tensors, label)
     own, named = model.state_dict(), {}
@@ -50,27 +53,41 @@ def load_released(source: str | Path | Mapping) -> nn.Module:
         if not any(re.search(pattern, name) for pattern in release.unused):
             ours = _rename(name, release.renames)
             named[ours] = _without_kernel(tensor, own.get(ours))
-    fill(model, named, f"{label}, a {release.name} with {model.config.vision.options} by its tensors,")
+    described = f"{label}, a {release.name} with {model.config.vision.options} by its tensors,"
+    fill(model, named, described, assign=not isinstance(source, Mapping))  # what was given stays the caller's own
+    sides = getattr(model, "text_sides", ())
+    if sides and all(side.gate.is_closed() for side in sides):
+        _logger.warning("%s: words never read pixels, all gates of the text side are zero; it is skipped", label)
     return model.eval()
 
 
-def _read(path: Path) -> Mapping:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint; give the path of a released .pth file")
-    if path.suffix == ".safetensors":
-        return read_tensors(path)
-    with path.open("rb") as file:
-        start = file.read(8)
-    if not start.startswith((b"PK\3\4", b"\x80")):  # a zip or a bare pickle
-        raise ValueError(f"{path}: not a checkpoint of PyTorch, it begins with {start!r}; fetch it again")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # LAVT keeps its command line beside the weights
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported.*?(?=\. |$)", str(error))  # the rest advises to run whatever the file says
-        raise ValueError(f"{path}: refused, more than tensors and plain values: {found and found[0]}") from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint, perhaps cut short; fetch it again ({error})") from error
+def released_config(source: str | Path) -> Config:
+    """What `load_released` would build of a file, and the data it was trained on, as a whole configuration."""
+    path = find_checkpoint(source)
+    tensors = _tensors(read_checkpoint(path), str(path))
+    return _whole_config(_recognise(tensors, str(path)).configure(tensors), path)
+
+
+def convert(source: str | Path, folder: str | Path, vocabulary: str | None = None) -> Path:
+    """Write a released file as config.json and model.safetensors, which `magnet.load` and `magnet.evaluate` read.
+
+    vocabulary: as `load_tokenizer` takes it; None: bert-base-uncased, from the hub. Gives the folder. Raises ValueError
+    where it holds a run already.
+    """
+    path, folder = find_checkpoint(source), Path(folder)
+    if (folder / "config.json").exists():
+        raise ValueError(f"{folder} holds a run already; name another folder")
+    model = load_released(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.atomic_write(folder / "model.safetensors", lambda file: save_file(model.state_dict(), file))
+    language = replace(model.config.language, vocabulary=vocabulary or model.config.language.vocabulary)
+    config = runs.config_to_dict(_whole_config(replace(model.config, language=language), path))
+    runs.write_json(folder / "config.json", {"version": runs.VERSION, **config})
+    return folder
+
+
+def _whole_config(model: ModelConfig, path: Path) -> Config:
+    return Config(recipe=path.stem, model=model, data=data_of(path))
 
 
 def _tensors(contents: Mapping, label: str) -> dict[str, Tensor]:
@@ -105,7 +122,8 @@ _OTHER_KINDS = {
 
 def _build(release: Release, tensors: Tensors, label: str) -> nn.Module:
     try:
-        return build_model(release.configure(tensors))
+        with WithoutStart():
+            return build_model(release.configure(tensors))
     except KeyError as error:
         raise ValueError(f"{label}: a {release.name} checkpoint without the tensor {error}; is it complete?") from error
     except Exception as error:  # sizes that do not go together fail in whatever part meets them first

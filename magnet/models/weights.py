@@ -3,12 +3,23 @@
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Tensors = Mapping[str, Tensor]
 
 
-def fill(model: nn.Module, given: Tensors, label: str) -> None:
-    """Put every tensor in its place. `label` names what they were read from.
+class WithoutStart(TorchDispatchMode):
+    """While it is entered, parameters get no initial values: for a network whose tensors are all replaced. Memory that
+    nobody writes to is never given out."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        changes_parameter = func.overloadpacket.__name__.endswith("_") and isinstance(args[0], nn.Parameter)
+        return args[0] if changes_parameter else func(*args, **(kwargs or {}))
+
+
+def fill(model: nn.Module, given: Tensors, label: str, assign: bool = False) -> None:
+    """Put every tensor in its place. `label` names what they were read from; assign: take the tensors themselves, which
+    then belong to the model, instead of copying them.
 
     Raises ValueError where a tensor is missing, left over, of another shape or not finite; the model stays as it was.
     """
@@ -16,7 +27,7 @@ def fill(model: nn.Module, given: Tensors, label: str) -> None:
     if problems := differences(own, given):
         found = f"differences: {len(problems)}, first {'; '.join(problems[:5])}"
         raise ValueError(f"{label} does not fit this network; {found}. {_likely_reason(own, given, problems)}")
-    model.load_state_dict(given)
+    model.load_state_dict(given, assign=assign)
 
 
 def differences(own: Tensors, given: Tensors) -> list[str]:

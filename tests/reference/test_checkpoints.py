@@ -1,0 +1,201 @@
+"""Released files in use: found, checked, loaded where they lie, converted, scored, trained further."""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ASSETS
+
+import magnet
+from magnet import cli, runs
+from magnet.config import DataConfig
+from magnet.data import load_tokenizer
+from magnet.models import checkpoints
+from magnet.models.checkpoints import Known, find_checkpoint
+from magnet.models.released import convert, released_config
+
+from .recipe import make_inputs, make_weights, read_shapes
+from .test_magnet import SALT, shrink
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict:
+    """A small MagNet, under the authors' names, that reads RefShapes' words."""
+    shapes = shrink(read_shapes("magnet_released_swin-tiny"))
+    words = "language_model.embeddings.word_embeddings.weight"
+    shapes[words] = [[len(load_tokenizer("refshapes")), shapes[words][0][1]], shapes[words][1]]
+    return make_weights(shapes, SALT)
+
+
+@pytest.fixture
+def file(tensors, tmp_path):
+    path = tmp_path / "magnet_refcoco.pth"
+    torch.save({"model": tensors}, path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch, request):
+    """The published checksums are those of files that are not here."""
+    monkeypatch.setitem(checkpoints.KNOWN, "magnet_refcoco.pth", Known(None, "refcoco", "unc"))
+
+
+# --- found and checked ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_under_a_published_name_must_be_that_file(file, monkeypatch):
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(checkpoints.KNOWN, file.name, Known(digest, "refcoco", "unc"))
+    assert find_checkpoint(file) == file
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"its sha256 is .*, the published magnet_refcoco.pth has {digest}: cut short"):
+        magnet.load_released(file)
+
+
+def test_a_name_on_the_hub(file, monkeypatch):
+    asked = []
+    monkeypatch.setattr(checkpoints, "hf_hub_download", lambda *where: asked.append(where) or str(file))
+    assert find_checkpoint("magnet_refcoco.pth") == find_checkpoint("someone/weights/magnet_refcoco.pth") == file
+    assert asked == [("yxchng/magnet_weights", "magnet_refcoco.pth"), ("someone/weights", "magnet_refcoco.pth")]
+
+
+def test_neither_here_nor_on_the_hub(monkeypatch):
+    def offline(*_):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(checkpoints, "hf_hub_download", offline)
+    with pytest.raises(FileNotFoundError, match=r"not to be had from the Hugging Face hub \(ConnectionError\)"):
+        find_checkpoint("magnet_refcoco.pth")
+    with pytest.raises(FileNotFoundError, match=r"mine\.pth: no such checkpoint; give its path, OWNER.*all\.pth"):
+        find_checkpoint("mine.pth")
+
+
+def test_what_the_name_says_about_the_data():
+    assert released_data("magnet_refcocog_umd.pth") == ("refcocog", "umd", 480)
+    assert released_data("folder/magnet_all.pth") == ("refcoco", "unc", 448)
+
+
+def released_data(name: str) -> tuple:
+    data = checkpoints.data_of(name)
+    return data.name, data.split_by, data.image_size
+
+
+# --- loaded -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_files_tensors_are_used_where_they_lie_and_a_dictionarys_copied(file, tensors):
+    model = magnet.load_released(file)
+    name, theirs = "query_decoder.query", tensors["classifier.predictor.query_feat.weight"]
+    assert str(file) in Path("/proc/self/maps").read_text()
+    model.train().requires_grad_()
+    with torch.no_grad():
+        model.get_parameter(name).add_(1)  # what is written is this process's own
+    assert torch.equal(magnet.load_released(file).state_dict()[name], theirs)
+    given = magnet.load_released(tensors)
+    with torch.no_grad():
+        given.get_parameter(name).add_(1)
+    assert torch.equal(
+        magnet.load_released(tensors).state_dict()[name], tensors["classifier.predictor.query_feat.weight"]
+    )
+
+
+@torch.no_grad()
+def test_a_text_side_whose_gates_are_closed_is_said_and_skipped(tensors, caplog, monkeypatch):
+    gates = [name for name in tensors if name.startswith("language_model.res_gates.")]
+    closed = {**tensors, **{name: torch.zeros_like(tensors[name]) for name in gates}}
+    open_model, model = magnet.load_released(tensors), magnet.load_released(closed)
+    assert caplog.text.count("all gates of the text side are zero; it is skipped") == 1
+    images, token_ids, token_mask = make_inputs(2, 64, 96)
+    inputs = images, token_ids % 40, token_mask
+    quick = model(*inputs)["mask_logits"]
+    whole = model.train()  # where nothing is skipped; nothing else of this network depends on the mode
+    for module in whole.modules():
+        module.training = module in set(whole.text_sides)
+    calls = count_calls(monkeypatch)
+    assert torch.equal(whole(*inputs)["mask_logits"], quick) and calls == ["text side"] * len(whole.text_sides)
+    calls.clear()
+    assert torch.equal(model.eval()(*inputs)["mask_logits"], quick) and calls == []
+    open_model(*inputs)
+    assert calls == ["text side"] * len(model.text_sides)
+
+
+def count_calls(monkeypatch) -> list[str]:
+    from magnet.models import cam
+
+    calls, centre = [], cam.centre
+    monkeypatch.setattr(cam, "centre", lambda tokens: calls.append("text side") or centre(tokens))
+    return calls
+
+
+@torch.no_grad()
+def test_a_gate_that_opens_is_noticed(tensors):
+    gates = [name for name in tensors if name.startswith("language_model.res_gates.")]
+    model = magnet.load_released({**tensors, **{name: torch.zeros_like(tensors[name]) for name in gates}})
+    gate = model.text_sides[0].gate
+    assert gate.is_closed()
+    gate.outer.weight.fill_(1)
+    assert gate.is_closed()  # the inner matrix is still zero
+    gate.inner.weight[0, 0] = 1
+    assert not gate.is_closed()
+
+
+# --- converted, scored, trained further -------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_converted_file_is_a_run_that_answers_alike(file, tmp_path):
+    folder = convert(file, tmp_path / "converted", vocabulary="refshapes")
+    run, images = runs.find(folder), make_inputs(1, 64, 64)
+    inputs = images[0], images[1] % 40, images[2]
+    assert torch.equal(run.load_model()(*inputs)["mask_logits"], magnet.load_released(file)(*inputs)["mask_logits"])
+    data = DataConfig(root=str(ASSETS), image_size=64)
+    assert len(magnet.evaluate(folder, data, num_expressions=4, progress=False)) == 4
+    predictor = magnet.load(folder)
+    predictor.set_image(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy())
+    assert predictor.predict("the red star")[0].shape == (64, 64)
+    with pytest.raises(ValueError, match="converted holds a run already; name another folder"):
+        convert(file, folder)
+
+
+def test_a_file_is_scored_without_being_converted(file, monkeypatch):
+    assert released_config(file).data.name == "refcoco"
+    monkeypatch.setattr(sys.modules["magnet.evaluate"], "load_tokenizer", lambda _: load_tokenizer("refshapes"))
+    data = DataConfig(root=str(ASSETS), image_size=64)
+    table = magnet.evaluate(file, data, num_expressions=4, progress=False)
+    assert len(table) == 4 and table.attrs["source"] == "magnet_refcoco.pth"
+
+
+def test_mask_grounding_is_added_to_a_model_that_is_there_by_one_command(file, run_root, tmp_path, monkeypatch, capsys):
+    folder = convert(file, tmp_path / "converted", vocabulary="refshapes")
+    options = [
+        "--data.root",
+        str(ASSETS),
+        "--data.image-size",
+        "64",
+        "--data.no-fresh",
+        "--data.sentences-per-image",
+        "1",
+    ]
+    steps = ["--optim.num-steps", "2", "--optim.batch-size", "2", "--optim.val-expressions", "2"]
+    settings = ["--optim.num-processes", "1", "--optim.frozen", "--grounding.ratio", "0.9"]
+    start = ["magnet", "train", "magnet_tiny", "--init", str(folder)]
+    monkeypatch.setattr("sys.argv", [*start, *options, *steps, *settings])
+    cli.main()
+    (made,) = run_root.iterdir()
+    config = json.loads((made / "config.json").read_text())
+    assert config["model"]["text_side"] == "released" and config["grounding"]["ratio"] == 0.9
+    assert config["model"]["decoder_width"] == magnet.load_released(file).config.decoder_width
+    log = [json.loads(line) for line in (made / "log.jsonl").read_text().splitlines()]
+    assert "grounding" in log[0]["raw"]
+
+
+def test_training_can_start_from_a_file_by_its_name_on_the_hub(file, monkeypatch):
+    from magnet.train import initial_model
+
+    monkeypatch.setattr(checkpoints, "hf_hub_download", lambda *_: str(file))
+    assert initial_model("magnet_refcoco.pth") == released_config(file).model
+    assert dataclasses.replace(released_config(file).model) == magnet.load_released(file).config
