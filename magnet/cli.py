@@ -265,6 +265,36 @@ def benchmark_speed(
             print(write_table(table, path, shlex.join(["magnet", *sys.argv[1:]])))
 
 
+def benchmark_weights(
+    source: Positional[str], root: Path | None = None, columns: Literal["own", "all"] = "own",
+    precision: Literal["float32", "bfloat16"] = "float32", shard: str = "0/1", batch_size: int | None = None,
+    output: Path | None = None,
+) -> None:  # fmt: skip
+    """Score weights on whole splits under the protocols `paper` and `original`, beside the published table.
+
+    SOURCE: a released .pth file, its name on the hub, or a run. --columns own: the splits of the data set they were
+    made for; all: the nine of the papers' tables. Goes on where it was stopped; --shard 0/2 and --shard 1/2 share the
+    work of two processes or machines. --precision bfloat16 prints the change against float32 where that is measured.
+    Writes the table of every expression to results/benchmark/; --output writes the printed table as CSV. Takes as long
+    as the network does: a full-size one needs a GPU.
+    """
+    from magnet.workbench.benchmark import write_table
+    from magnet.workbench.published import COLUMNS
+    from magnet.workbench.weights import benchmark_weights as benchmark
+
+    index, _, num = shard.partition("/")
+    if not (index.isdigit() and num.isdigit()):
+        raise ValueError(f"--shard {shard}: two numbers are needed, as in 0/2")
+    chosen = COLUMNS if columns == "all" else None
+    table = benchmark(source, root, chosen, precision, (int(index), int(num)), batch_size)
+    shown = [name for name in table if name in ("column", "protocol", "n", "seconds_per_expression") or "oIoU" in name]
+    published = [name for name in table if name.startswith("published") and table[name].notna().any()]
+    print(table[[*shown, *published]].to_string(index=False, float_format="{:.2f}".format) if len(table) else
+          "no column is whole yet; run the other shards")  # fmt: skip
+    if output and len(table):
+        print(write_table(table, output, shlex.join(["magnet", *sys.argv[1:]])))
+
+
 def notebooks_run(names: Positional[tuple[str, ...]] = (), smoke: bool = False, in_place: bool = False) -> None:
     """Run the notebooks in order and write their minutes and memory to results/tables/notebooks.csv.
 
@@ -287,6 +317,7 @@ COMMANDS = {
     "report": report,
     "benchmark speed": benchmark_speed,
     "benchmark variants": benchmark_variants,
+    "benchmark weights": benchmark_weights,
     "notebooks run": notebooks_run,
 }
 

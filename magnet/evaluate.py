@@ -13,7 +13,7 @@ import json
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +28,11 @@ from tqdm import tqdm
 
 from magnet import runs
 from magnet.config import Config, DataConfig
-from magnet.data import add_token_tags, collate, data_root, load_tokenizer, read_refer, select_split, squash_mask
-from magnet.data.dataset import ExpressionDataset
+from magnet.data import add_token_tags, data_root, load_tokenizer, read_refer, select_split, squash_mask
+from magnet.data.dataset import PicturesDataset
 from magnet.data.masks import checked_rle
 from magnet.metrics import Protocol, find_protocol, intersection_union, rle_decode, rle_encode
+from magnet.models.base import ReferringNetwork
 from magnet.models.checkpoints import is_checkpoint
 from magnet.models.released import load_released, released_config
 
@@ -86,18 +87,34 @@ def evaluate(
     path = results_path(run, data, split, protocol) if run and num_expressions is None else None
     if cached and path and path.exists() and path.stat().st_mtime >= run.weights.stat().st_mtime:
         return read_results(path)
-    tokenizer = load_tokenizer(config.model.language.vocabulary)
     expressions = _spread(_read_split(data, split), num_expressions)
-    expressions = add_token_tags(expressions, tokenizer, data.num_tokens)
-    dataset = ExpressionDataset(expressions, data, tokenizer, training=False)
     model = run.load_model().to(best_device()) if run else source
-    loader = _loader(dataset, data, batch_size or max(1, PIXELS_AT_ONCE // data.image_size**2))
-    scored = _score_batches(model, loader, expressions, rule, precision, progress)
-    table = _results(expressions, scored, rule, split, run.name if run else label)
-    table.attrs["precision"] = precision
+    settings = {"batch_size": batch_size, "precision": precision, "progress": progress}
+    table = score_expressions(model, expressions, data, config.model.language.vocabulary, (rule,), **settings)[0]
+    table.attrs |= {"split": split, "source": run.name if run else label}
     if path:
         runs.atomic_write(path, table.to_parquet)
     return table
+
+
+@torch.no_grad()
+def score_expressions(
+    model: torch.nn.Module, expressions: pd.DataFrame, data: DataConfig, vocabulary: str, rules: Sequence[Protocol],
+    batch_size: int | None = None, precision: str = "float32", progress: bool = True,
+) -> list[pd.DataFrame]:  # fmt: skip
+    """Results tables of some rows of an expression table, one for each rule, all from the same predictions.
+
+    Sentences about one picture are read together: what of it depends on no word is computed once. Arguments and errors
+    are those of `evaluate`.
+    """
+    tokenizer = load_tokenizer(vocabulary)
+    expressions = add_token_tags(expressions, tokenizer, data.num_tokens).reset_index(drop=True)
+    dataset = PicturesDataset(expressions, data, tokenizer, batch_size or max(1, PIXELS_AT_ONCE // data.image_size**2))
+    scored = _score_batches(model, _loader(dataset, data), expressions, rules, precision, progress)
+    tables = [_results(expressions, column, rule) for column, rule in zip(scored, rules)]
+    for table in tables:
+        table.attrs["precision"] = precision
+    return tables
 
 
 def score(
@@ -126,7 +143,9 @@ def score(
         truth = truth if rule.own_size else squash_mask(truth, data.image_size)
         own = Image.fromarray(mask.astype(np.uint8)).resize((row.width, row.height), Image.Resampling.NEAREST)
         scored.append((*intersection_union(mask, truth), rle_encode(np.array(own))))
-    return _results(expressions, scored, rule, split, path.name)
+    table = _results(expressions, scored, rule)
+    table.attrs |= {"split": split, "source": path.name}
+    return table
 
 
 def results_path(run: runs.Run, data: DataConfig, split: str, protocol: str) -> Path | None:
@@ -186,9 +205,9 @@ def progress_bar(shown: bool, **options) -> tqdm:
 # A model's predictions ------------------------------------------------------------------------------------------------
 
 
-def _loader(dataset: ExpressionDataset, data: DataConfig, batch_size: int) -> DataLoader:
-    workers = data.num_workers if len(dataset) > batch_size else 0  # one batch leaves nothing to overlap
-    return DataLoader(dataset, batch_size, collate_fn=collate, num_workers=workers, worker_init_fn=ignore_interrupts)
+def _loader(dataset: PicturesDataset, data: DataConfig) -> DataLoader:
+    workers = data.num_workers if len(dataset) > 1 else 0  # one batch leaves nothing to overlap
+    return DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=ignore_interrupts)
 
 
 def ignore_interrupts(_: int) -> None:
@@ -196,23 +215,29 @@ def ignore_interrupts(_: int) -> None:
 
 
 def _score_batches(
-    model: torch.nn.Module, loader: DataLoader, expressions: pd.DataFrame, rule: Protocol, precision: str, shown: bool
-) -> list[Score]:
-    scored: list[Score] = []
+    model: torch.nn.Module, loader: DataLoader, expressions: pd.DataFrame, rules: Sequence[Protocol], precision: str,
+    shown: bool,
+) -> list[list[Score]]:  # fmt: skip
+    """For each rule the scores in the expressions' order."""
+    scored = [[None] * len(expressions) for _ in rules]
     with evaluation_mode(model), progress_bar(shown, total=len(expressions), unit="expr") as bar:
         for batch in loader:
-            rows = expressions.iloc[len(scored) : len(scored) + len(batch["sent_ids"])]
-            logits = _logits(model, batch, precision)
-            scored += _score_batch(logits, rows, batch["masks"].bool().numpy(), rule)
-            bar.update(len(rows))
+            rows, number = expressions.iloc[batch["rows"].tolist()], len(batch["rows"])
+            logits, squashed = _logits(model, batch, precision, loader.dataset.batch_size), batch["masks"].numpy()
+            for column, rule in zip(scored, rules):
+                for row, score in zip(batch["rows"].tolist(), _score_batch(logits, rows, squashed, rule)):
+                    column[row] = score
+            bar.update(number)
     return scored
 
 
-def _logits(model: torch.nn.Module, batch: dict, precision: str) -> torch.Tensor:
+def _logits(model: torch.nn.Module, batch: dict, precision: str, most: int) -> torch.Tensor:
+    """(B,h,w) on the model's device, at most `most` sentences at a time."""
     device = next(model.parameters(), torch.empty(0)).device
-    inputs = [batch[name].to(device) for name in ("images", "token_ids", "token_mask")]
+    images, *parts = (batch[name].to(device) for name in ("images", "pictures", "token_ids", "token_mask"))
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        logits = model(*inputs)["mask_logits"]  # (B, h, w)
+        ask = _asker(model, images)
+        logits = torch.cat([ask(*some) for some in zip(*(part.split(most) for part in parts))])
     broken = ~torch.isfinite(logits).flatten(1).all(1).cpu()
     if broken.any():
         sent_ids = batch["sent_ids"][broken].tolist()[:NUM_SHOWN]
@@ -221,6 +246,14 @@ def _logits(model: torch.nn.Module, batch: dict, precision: str) -> torch.Tensor
             'or bfloat16 is too coarse for this model; try precision="float32"'
         )
     return logits
+
+
+def _asker(model: torch.nn.Module, images: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """(pictures, token_ids, token_mask) -> mask logits; our own networks look at each picture once."""
+    if not isinstance(model, ReferringNetwork):
+        return lambda pictures, ids, mask: model(images[pictures], ids, mask)["mask_logits"]
+    seen = model.look(images)
+    return lambda pictures, ids, mask: model.decode(model.read(seen, ids, mask, pictures))["mask_logits"]
 
 
 def _score_batch(logits: torch.Tensor, rows: pd.DataFrame, squashed: np.ndarray, rule: Protocol) -> list[Score]:
@@ -315,7 +348,7 @@ def _spread(expressions: pd.DataFrame, num_expressions: int | None) -> pd.DataFr
     return expressions.iloc[np.linspace(0, len(expressions) - 1, num_expressions).round().astype(int)]
 
 
-def _results(expressions: pd.DataFrame, scored: list[Score], rule: Protocol, split: str, source: str) -> pd.DataFrame:
+def _results(expressions: pd.DataFrame, scored: list[Score], rule: Protocol) -> pd.DataFrame:
     table = expressions.drop(columns=NOT_RESULTS, errors="ignore").reset_index(drop=True)
     intersection, union, rles = (np.array(column) for column in zip(*scored))
     numbers = {"I": intersection, "U": union, "iou": rule.iou(intersection, union)}
@@ -323,5 +356,5 @@ def _results(expressions: pd.DataFrame, scored: list[Score], rule: Protocol, spl
         table.insert(place, name, values)
     table["rle"] = rles
     data = {key: expressions.attrs[key] for key in ("name", "split_by", "polygon_overlap")}
-    table.attrs = {**data, "split": split, "protocol": rule.name, "source": source}
+    table.attrs = {**data, "protocol": rule.name}
     return table

@@ -114,6 +114,46 @@ class ExpressionDataset(Dataset):
         return make_item(image, mask, self.token_ids[row], self.token_mask[row], sent_id)
 
 
+class PicturesDataset(Dataset):
+    """Evaluation batches: whole pictures with all their sentences, about `batch_size` sentences in each.
+
+    A picture is decoded once, whatever is said about it. Item i is a dict: images (M,3,S,S); for each of B sentences
+    pictures (which of the M), rows (of the table), sent_ids, token_ids and token_mask (B,T), masks (B,S,S) bool.
+    A picture with more sentences than `batch_size` is a batch of its own.
+    """
+
+    def __init__(self, table: pd.DataFrame, data: DataConfig, tokenizer, batch_size: int):
+        check_texts(table, tokenizer, data.num_tokens)
+        self.table, self.size, self.batch_size = table, data.image_size, batch_size
+        self.images = Path(table.attrs["images"])
+        self.token_ids, self.token_mask = encode(tokenizer, table["text"].tolist(), data.num_tokens, data.words)
+        self.batches: list[list[np.ndarray]] = [[]]
+        for rows in table.groupby("file", sort=False).indices.values():
+            if sum(map(len, self.batches[-1])) + len(rows) > batch_size and self.batches[-1]:
+                self.batches.append([])
+            self.batches[-1].append(rows)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict:
+        groups = self.batches[index]
+        rows = np.concatenate(groups)
+        records = self.table.iloc[rows]
+        sizes = zip(records["rle"], records["height"].tolist(), records["width"].tolist())
+        masks = [torch.from_numpy(squash_mask(rle_decode(*mask), self.size)) for mask in sizes]
+        return {
+            "images": torch.stack([self._picture(group[0]) for group in groups]),
+            "pictures": torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups])),
+            "rows": torch.from_numpy(rows), "sent_ids": torch.tensor(records["sent_id"].tolist()),
+            "token_ids": self.token_ids[rows], "token_mask": self.token_mask[rows], "masks": torch.stack(masks),
+        }  # fmt: skip
+
+    def _picture(self, row: int) -> Tensor:
+        file, height, width = self.table[["file", "height", "width"]].iloc[row]
+        return normalize(squash_image(read_image(self.images / file, height, width), self.size))
+
+
 def make_item(image: np.ndarray, mask: np.ndarray, token_ids: Tensor, token_mask: Tensor, sent_id: int) -> dict:
     """{"image" (3,S,S), "mask" (S,S), "token_ids" (T,), "token_mask" (T,), "sent_id"} of uint8 (S,S,3), bool (S,S)."""
     picture = {"image": normalize(image), "mask": torch.from_numpy(mask).float()}

@@ -1,5 +1,7 @@
 """What every method is made of: a vision and a language backbone that meet in `encode`, and a `decode`."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -18,7 +20,8 @@ class ReferringNetwork(nn.Module):
     left stage `index` and the words meet -> pixels and words for the next stage, and what the decoder reads.
 
     There may be several sentences a picture: of S pictures and B = k·S sentences, sentence j is about picture j mod S.
-    What comes before the first words, stem and first stage, is then computed once a picture.
+    `encode` is `look`, what no word changes, computed once a picture, and then `read`: who keeps what `look` gave can
+    ask about the same pictures again.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int):
@@ -44,12 +47,27 @@ class ReferringNetwork(nn.Module):
         """
         if len(token_ids) % len(images):
             raise ValueError(f"{len(token_ids)} sentences do not divide among {len(images)} pictures")
-        words, x, maps = self._first_words(token_ids, token_mask), self.vision.stem(images), []
+        return self.read(self.look(images), token_ids, token_mask)
+
+    def look(self, images: Tensor) -> dict:
+        """Images (S,3,H,W) -> what of them depends on no word: first_map (S,C,H',W'), which left stem and first stage,
+        and image_size."""
+        first = self._checkpointed(lambda x: self.vision.stage(0, self.vision.stem(x)), images)
+        return {"first_map": first, "image_size": tuple(images.shape[-2:])}
+
+    def read(self, seen: dict, token_ids: Tensor, token_mask: Tensor, pictures: Tensor | None = None) -> dict:
+        """What `look` gave and B sentences -> as `encode`. pictures: which of the S each is about, int64 (B,); None:
+        picture j mod S."""
+        words, x, maps = (
+            self._first_words(token_ids, token_mask),
+            spread(seen["first_map"], len(token_ids), pictures),
+            [],
+        )
         for index in range(self.vision.num_stages):
-            x, words, fused = self._run_stage(index, x, words, token_mask)
+            x, words, fused = self._checkpointed(self._stage, index, x, words, token_mask)
             maps.append(fused)
         features = {"stage_features": maps, "pixel_features": x, "word_features": words}
-        return {**features, "token_mask": token_mask, "image_size": tuple(images.shape[-2:])}
+        return {**features, "token_mask": token_mask, "image_size": seen["image_size"]}
 
     def forward(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
         """Images (S,3,H,W), token ids and mask (B,T) -> all that `encode` and `decode` give."""
@@ -59,13 +77,17 @@ class ReferringNetwork(nn.Module):
         """Pixels (B,C,H,W) as they meet words: with `pixel_positions` they say where they are."""
         return pixels + sine_position(pixels).to(pixels.dtype) if self.config.pixel_positions else pixels
 
-    def _run_stage(self, *inputs) -> tuple[Tensor, Tensor, Tensor]:
+    def _checkpointed(self, function: Callable, *inputs):
         if self.config.gradient_checkpointing and self.training:
-            return checkpoint(self._stage, *inputs, use_reentrant=False)
-        return self._stage(*inputs)
+            return checkpoint(function, *inputs, use_reentrant=False)
+        return function(*inputs)
 
     def _stage(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.vision.stage(index, x)
-        if len(x) < len(words):
-            x = torch.cat([x] * (len(words) // len(x)))  # unlike repeat, it keeps the layout
-        return self._meet(index, x, words, token_mask)
+        return self._meet(index, self.vision.stage(index, x) if index else x, words, token_mask)
+
+
+def spread(x: Tensor, num: int, pictures: Tensor | None) -> Tensor:
+    """What belongs to S pictures (S,...) -> the same for each of `num` sentences, (num,...)."""
+    if pictures is not None:
+        return x[pictures]
+    return torch.cat([x] * (num // len(x))) if len(x) < num else x  # unlike repeat, cat keeps the layout

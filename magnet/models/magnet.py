@@ -46,9 +46,16 @@ class MagNet(ReferringNetwork):
         )  # fmt: skip
         self.detail = MaskDetail(width, config.mask_detail, self.vision.strides[0]) if config.mask_detail else None
 
-    def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
-        features = super().encode(images, token_ids, token_mask)
-        return features if self.detail is None else {**features, "image_detail": self.detail.image(images)}
+    def look(self, images: Tensor) -> dict:
+        seen = super().look(images)
+        return seen if self.detail is None else {**seen, "image_detail": self.detail.image(images)}
+
+    def read(self, seen: dict, token_ids: Tensor, token_mask: Tensor, pictures: Tensor | None = None) -> dict:
+        features = super().read(seen, token_ids, token_mask, pictures)
+        if self.detail is None:
+            return features
+        detail = seen["image_detail"]  # spread only where the decoder cannot pair it up itself
+        return {**features, "image_detail": detail if pictures is None else detail[pictures]}
 
     def _first_words(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         return self.language.embed(token_ids)

@@ -2,12 +2,15 @@ import errno
 import json
 import os
 import pickle
+import sys
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import tiny_config, tiny_magnet
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -17,6 +20,7 @@ from magnet.config import Config, DataConfig, LanguageConfig, ModelConfig, Visio
 from magnet.data import read_refer
 from magnet.evaluate import evaluate, evaluation_mode, read_results, score
 from magnet.metrics import intersection_union, rle_decode, rle_encode
+from magnet.models import build_model
 from magnet.statistics import summarize
 
 SIZES = [(40, 30), (24, 24), (30, 40), (40, 30)]  # height, width of the four pictures
@@ -109,6 +113,38 @@ def test_every_expression_is_scored_as_one_by_one(config):
         assert row.iou == row.I / row.U
         np.testing.assert_array_equal(rle_decode(row.rle, row.height, row.width), own.numpy())
     assert table["iou"].between(0.3, 1).all() and table["iou"].nunique() > 6
+
+
+@pytest.mark.parametrize("name", ["lavt", "magnet", "magnet with detail"])
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+def test_each_picture_is_decoded_and_looked_at_once(config, monkeypatch, name, batch_size):
+    made = tiny_config() if name == "lavt" else tiny_magnet()
+    settings = replace(made.model, mask_detail=4) if name == "magnet with detail" else made.model
+    torch.manual_seed(0)
+    model = build_model(replace(settings, language=replace(settings.language, vocabulary="refshapes"))).eval()
+    for module in model.modules():  # so that what the masks are depends on all that is computed
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+    data, model_config = replace(config.data, image_size=64), replace(config.model, language=settings.language)
+    mine = replace(config, data=data, model=model_config)
+    alone = [evaluate(model, (config.data.root, "toy", "me"), config=mine, batch_size=1)]
+    decoded, looked, read = [], [], []
+    count(monkeypatch, "magnet.data.dataset.read_image", lambda file, *_: decoded.append(file.name))
+    count(monkeypatch, "magnet.models.vision.VisionBackbone.stem", lambda self, images: looked.append(len(images)))
+    count(monkeypatch, "magnet.models.base.ReferringNetwork.read", lambda self, seen, ids, *_: read.append(len(ids)))
+    together = evaluate(model, config=mine, batch_size=batch_size)
+    assert sorted(decoded) == ["0.png", "1.png", "2.png", "3.png"] and sum(looked) == 4
+    assert sum(read) == 12 and max(read) <= batch_size
+    for column in ("sent_id", "I", "U", "rle"):
+        assert together[column].tolist() == alone[0][column].tolist(), column
+
+
+def count(monkeypatch, target: str, note) -> None:
+    """Have `note` called with the arguments of every call of `target`."""
+    owner, name = target.rsplit(".", 1)
+    owner = sys.modules.get(owner) or getattr(sys.modules[owner.rsplit(".", 1)[0]], owner.rsplit(".", 1)[1])
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, **options: note(*args) or original(*args, **options))
 
 
 def test_the_table_has_the_promised_columns(config):

@@ -1,0 +1,140 @@
+"""`magnet benchmark weights`: every expression once, whoever is stopped or shares the work."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import tiny_config
+
+import magnet
+from magnet import cli, runs
+from magnet.data import read_refer, select_split
+from magnet.models.checkpoints import data_of
+from magnet.workbench import weights as module
+from magnet.workbench.published import COLUMNS, PUBLISHED
+from magnet.workbench.weights import benchmark_weights, parts
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(runs, "ROOT", tmp_path_factory.mktemp("runs"))
+    yield magnet.fit(replace(tiny_config(num_steps=2, val_every=2)), progress=False)
+    patch.undo()
+
+
+@pytest.fixture
+def settings(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "PART", 10)
+    return {"columns": {"val": ("refshapes", "v1", "val")}, "folder": tmp_path, "progress": False}
+
+
+def scored(monkeypatch) -> list[int]:
+    """How many expressions each call of the evaluator got."""
+    calls, original = [], module.score_expressions
+
+    def noted(model, rows, *args, **options):
+        calls.append(len(rows))
+        return original(model, rows, *args, **options)
+
+    monkeypatch.setattr(module, "score_expressions", noted)
+    return calls
+
+
+def test_parts_are_whole_pictures_and_all_of_them(run):
+    expressions = module._expressions(None, run.config, "refshapes", "v1", "val")
+    made = parts(expressions, 10)
+    assert [i for part in made for i in part["sent_id"]] == expressions["sent_id"].tolist() and len(made) > 3
+    assert all(len(part) >= 10 for part in made[:-1])
+    pictures = [set(part["file"]) for part in made]
+    assert sum(map(len, pictures)) == expressions["file"].nunique()  # no picture is in two of them
+
+
+def test_both_protocols_are_what_evaluate_gives(run, settings):
+    table = benchmark_weights(run.folder, **settings).set_index("protocol")
+    for protocol in ("paper", "original"):
+        expected = magnet.summarize(magnet.evaluate(run, split="val", protocol=protocol, progress=False))
+        for name in ("oIoU", "mIoU", "P@0.5", "n"):
+            assert table.at[protocol, name] == pytest.approx(expected[name], abs=0.01), name
+        assert table.at[protocol, "oIoU_low"] <= table.at[protocol, "oIoU"] <= table.at[protocol, "oIoU_high"]
+
+
+def test_whoever_is_stopped_goes_on(run, settings, monkeypatch):
+    calls = scored(monkeypatch)
+    monkeypatch.setattr(runs, "atomic_write", stop_after(3, runs.atomic_write))
+    with pytest.raises(KeyboardInterrupt):
+        benchmark_weights(run.folder, **settings)
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "PART", 10)
+    before, calls = len(calls), scored(monkeypatch)
+    table = benchmark_weights(run.folder, **settings)
+    whole = len(select_split(read_refer(run.config.data.root), "val"))
+    assert before == 4 and table["n"].tolist() == [whole] * 2
+    assert sum(calls) < whole - 20  # three parts were there
+    calls.clear()
+    assert benchmark_weights(run.folder, **settings)["n"].tolist() == [whole] * 2 and not calls
+
+
+def stop_after(number: int, write):
+    written = []
+
+    def writes(*args):
+        if len(written) == number:
+            raise KeyboardInterrupt
+        written.append(args)
+        return write(*args)
+
+    return writes
+
+
+def test_shards_fill_one_folder_and_every_expression_counts_once(run, settings, monkeypatch):
+    calls = scored(monkeypatch)
+    assert benchmark_weights(run.folder, shard=(0, 2), **settings).empty  # the other half is not there
+    table = benchmark_weights(run.folder, shard=(1, 2), **settings)
+    assert table["n"].tolist() == [sum(calls)] * 2
+    with pytest.raises(ValueError, match="shard 2/2: the first number is one from 0 to 1"):
+        benchmark_weights(run.folder, shard=(2, 2), **settings)
+
+
+def test_bfloat16_says_what_it_changes(run, settings):
+    table = benchmark_weights(run.folder, precision="bfloat16", **settings)
+    assert table["oIoU less float32's"].isna().all()  # not measured yet
+    benchmark_weights(run.folder, **settings)
+    table = benchmark_weights(run.folder, precision="bfloat16", **settings)
+    assert (table["oIoU less float32's (low)"] <= table["oIoU less float32's"]).all()
+
+
+def test_parts_of_other_expressions_are_refused(run, settings, tmp_path):
+    benchmark_weights(run.folder, **settings)
+    first, second = sorted(tmp_path.rglob("000[01].parquet"))
+    first.replace(second)
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(ValueError, match="was made for other expressions; move it away"):
+        benchmark_weights(run.folder, **settings)
+
+
+def test_columns_are_those_of_the_data_the_weights_were_made_for(run):
+    names = {"magnet_refcocog_umd.pth": 2, "magnet_refcocog_google.pth": 1, "magnet_refcoco+.pth": 3,
+             "magnet_all.pth": 9, "mine.pth": 9}  # fmt: skip
+    for name, number in names.items():
+        config = replace(run.config, data=data_of(name))
+        assert len(module._own_columns(config, None, Path(name))) == number, name
+    own = module._own_columns(run.config, None, run.weights)
+    assert "refshapes val" in own and "refshapes train" not in own
+
+
+def test_the_published_table_is_whole():
+    assert len(COLUMNS) == 9 and all(len(values) == 9 for values in PUBLISHED.values())
+    assert PUBLISHED["MagNet"]["RefCOCO testB"] == 71.05 and PUBLISHED["LAVT"]["G-Ref val (G)"] == 60.50
+
+
+def test_the_command(run, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    command = ["magnet", "benchmark", "weights", str(run.folder), "--root", str(run.config.data.root)]
+    monkeypatch.setattr("sys.argv", [*command, "--output", "weights.csv"])
+    cli.main()
+    assert "refshapes testA" in capsys.readouterr().out and (tmp_path / "weights.csv").exists()
+    monkeypatch.setattr("sys.argv", [*command, "--shard", "2"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "--shard 2: two numbers are needed, as in 0/2" in capsys.readouterr().err
