@@ -1,22 +1,19 @@
 """How long a released file takes to load, and how much memory: a file made to size, 1.19 GB, read once before.
 
-python benchmarks/loading.py --shapes $MAGNET_REFERENCE/magnet_released_swin-base_state_dict.json
+python benchmarks/loading.py --shapes $MAGNET_REFERENCE/magnet_released_swin-base_state_dict.json --output FILE
 
 Its tensors have the names and shapes of the published MagNet (Swin-B, BERT-base) and random values. Each round loads it
 in a process of its own; memory is what the process has at most above what it had when its libraries were loaded.
 """
 
-import argparse
 import json
-import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import pandas as pd
-
-from magnet.workbench.benchmark import write_table
+from measured import parser, report
 
 CHILD = """
 import resource, sys, time
@@ -44,27 +41,26 @@ def make_file(shapes: Path, path: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path("results/tables/loading.csv"))
-    options = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--shapes", type=Path, required=True)
+    made.add_argument("--rounds", type=int, default=5)
+    options = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "magnet.pth"
-        size, rows = make_file(options.shapes, path), []
+        size, found = make_file(options.shapes, path), []
         for _ in range(options.rounds):
-            found = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=True)
-            seconds, memory = map(float, found.stdout.split()[-2:])
-            rows.append({"seconds": seconds, "memory_gb": memory / 1e9})
-    table = pd.DataFrame(rows)
-    summary = pd.DataFrame(
-        [{"file_gb": size / 1e9, "rounds": len(table), "seconds_least": table["seconds"].min(),
-          "seconds_median": table["seconds"].median(), "memory_gb": table["memory_gb"].max(),
-          "memory_over_file": table["memory_gb"].max() * 1e9 / size}]
-    )  # fmt: skip
-    print(summary.round(3).T.to_string())
-    command = shlex.join(["python", "benchmarks/loading.py", "--shapes", options.shapes.name])
-    write_table(summary, options.output, command)
+            said = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=True)
+            found.append([float(number) for number in said.stdout.split()[-2:]])
+    seconds, memory = zip(*found)
+    sys.argv[sys.argv.index(str(options.shapes))] = options.shapes.name  # where it lies is nobody's business
+    rows = [
+        ("size of the file", size / 1e9, "GB"),
+        ("loading, median", statistics.median(seconds), "s"),
+        ("loading, most", max(seconds), "s"),
+        ("memory, most", max(memory) / 1e9, "GB"),
+        ("memory over the size of the file, most", max(memory) / size, "ratio"),
+    ]
+    report(rows, options.output)
 
 
 if __name__ == "__main__":

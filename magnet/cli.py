@@ -120,6 +120,7 @@ class Train:
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     init: str | None = None  # a run or a weight file to start from
+    dry_run: bool = False  # two steps on random data: parameters, GFLOP, seconds, memory; nothing is written
 
 
 def train(arguments: list[str]) -> None:
@@ -133,10 +134,20 @@ def train(arguments: list[str]) -> None:
         Train, prog=f"magnet train {arguments[0]}", default=Train(config=config), args=rest,
         config=(tyro.conf.AvoidSubcommands,),
     )  # fmt: skip
+    if chosen.dry_run:
+        return _print_dry_run(chosen.config)
     import magnet
 
     run = magnet.fit(chosen.config, init=chosen.init)
     print(f"{run.folder}: score it with: magnet evaluate {run.name} --split {chosen.config.data.val_split}")
+
+
+def _print_dry_run(config: Config) -> None:
+    from magnet.workbench.benchmark import dry_run
+
+    print(f"{config.recipe}: two steps on random data, a minute or two for a full-size network on a CPU")
+    for name, value in dry_run(config).items():
+        print(f"{name:20} {value:,.0f}" if value >= 1000 or float(value).is_integer() else f"{name:20} {value:.3g}")
 
 
 def as_started(config: Config, arguments: list[str]) -> Config:

@@ -4,6 +4,7 @@ magnet benchmark variants                                   # of magnet_tiny, a 
 magnet benchmark variants --recipe magnet_base --steps 0    # parameters and GFLOP only, a few minutes
 """
 
+import resource
 import time
 from dataclasses import replace
 from datetime import date
@@ -121,6 +122,25 @@ class Stepper:
             "forward_gflop": forward,
             "training_gflop": training,
         }
+
+
+def dry_run(config: Config, steps: int = 2, batch_size: int | None = None) -> dict[str, float]:
+    """What a training of `config` would be made of, on random weights, pictures and words; nothing is fetched or kept.
+
+    batch_size: pictures a step; None: those of a forward pass (optim.micro_batch, or optim.batch_size), on a CPU one.
+    Gives parameters, training_parameters and both GFLOP as `measure_variants` names them, batch_size,
+    seconds_per_step (the last step's), memory_gb (the most that was in use: of the GPU, or of this process).
+    """
+    whole = config.optim.micro_batch or config.optim.batch_size
+    batch_size = batch_size or (whole if torch.cuda.is_available() else 1)
+    stepper = Stepper(config, batch_size)
+    cost = stepper.cost()
+    seconds = [stepper.seconds(step) for step in range(steps)]
+    if torch.cuda.is_available():
+        memory = torch.cuda.max_memory_allocated()
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {**cost, "batch_size": batch_size, "seconds_per_step": seconds[-1], "memory_gb": memory / 1e9}
 
 
 def count_gflop(objective: torch.nn.Module, batch: dict) -> tuple[float, float]:

@@ -9,7 +9,9 @@ from conftest import tiny_magnet
 from torch import nn
 
 import magnet
+from magnet import cli
 from magnet.config import AlignmentConfig, GroundingConfig
+from magnet.recipes import RECIPES
 from magnet.workbench import benchmark
 
 NETWORKS = ["pwam", "pwam_matched", "cam", "cam, text side as released"]
@@ -132,3 +134,25 @@ def test_the_file_says_how_it_was_made(tmp_path):
     written = pd.read_csv(benchmark.write_table(table, tmp_path / "deep" / "v.csv", "magnet benchmark variants"))
     assert written["ratio"].tolist() == [1.0, 1.2346] and set(written["command"]) == {"magnet benchmark variants"}
     assert {"date", "hardware", "torch", "commit"} <= set(written) and written["hardware"].notna().all()
+
+
+def test_a_dry_run_says_what_a_training_would_be_made_of(capsys, monkeypatch, tmp_path):
+    config = replace(tiny_magnet(), grounding=GroundingConfig(ratio=0.5, num_layers=1))
+    found = benchmark.dry_run(config)
+    network = magnet.build_model(benchmark.offline(config.model))
+    assert found["parameters"] == sum(p.numel() for p in network.parameters()) and found["training_parameters"] > 0
+    assert found["training_gflop"] > found["forward_gflop"] > 0 and found["memory_gb"] > 0.1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["magnet", "train", "lavt_tiny", "--dry-run"])
+    cli.main()
+    said = capsys.readouterr().out
+    assert "two steps on random data" in said and "training_parameters  0" in said
+    assert not list(tmp_path.iterdir())  # nothing is written
+
+
+@pytest.mark.parametrize("name", ["lavt_base", "magnet_base", "magnet_base_union"])
+def test_full_size_recipes_say_what_is_and_what_is_not_measured(name):
+    config = magnet.recipe(name)
+    assert config.data.image_size == (448 if name == "magnet_base_union" else 480)
+    assert (config.grounding is not None) == (config.alignment is not None) == name.startswith("magnet")
+    assert "not measured" in RECIPES[name].__doc__ and f"magnet train {name}" in RECIPES[name].__doc__
