@@ -87,16 +87,21 @@ def download(
 def check(name: str = "refshapes", split_by: str = "v1", root: Path | None = None) -> None:
     """Count a data set, compare with what was published, and open every picture; lists all that is wrong.
 
-    Pictures that are missing, unreadable or of another size; splits whose numbers are not the published ones; images
-    that training and another split share. Exits with 1 where anything is wrong.
+    Wrong, with exit code 1: pictures that are missing, unreadable or of another size, and splits whose numbers are not
+    the published ones, as when unc's and google's files are mixed up. Noted: images that training and another split
+    share, sentences that come twice.
     """
     from magnet.data import check_images, read_refer
-    from magnet.data.family import count, miscounted, shared_images
+    from magnet.data.family import count, miscounted, num_repeated, shared_images
 
     table = read_refer(root, name, split_by)
     print(count(table).to_string())
     for other, number in shared_images(table).items():
         print(f"note: {number:,} images of {other} are training images, too")
+    if repeated := num_repeated(table):
+        print(
+            f"note: {repeated:,} sentences repeat another about the same object; all are scored, as published work does"
+        )
     problems = miscounted(table) + check_images(table)
     for problem in problems:
         print(problem)

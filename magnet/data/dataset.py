@@ -33,11 +33,18 @@ def read_image(file: Path, height: int, width: int) -> Image.Image:
             if found == (width, height):
                 return image.convert("RGB")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{file} does not exist; data/README.md says where images belong") from error
+        raise FileNotFoundError(f"{file} does not exist; {_remedy(file.parent)}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} is not readable as an image ({error}); fetch it anew, see data/README.md") from error
     found = f"{found[0]} x {found[1]} pixels"
     raise ValueError(f"{file} is {found}, instances.json says {width} x {height}; fetch both anew")
+
+
+def _remedy(folder: Path) -> str:
+    others = [path for path in folder.parent.glob("*201[0-9]") if path.is_dir() and path != folder]
+    if not any(folder.glob("*")) and others:
+        return f"{others[0]} is there instead, of another year: the RefCOCO family shows pictures of COCO's train2014"
+    return "`magnet data download images` fetches what is missing, data/README.md says where images belong"
 
 
 def check_images(table: pd.DataFrame, num_threads: int | None = None) -> list[str]:

@@ -40,3 +40,8 @@ def shared_images(table: pd.DataFrame, train_splits: Sequence[str] = ("train",))
     seen = set(table.loc[table["split"].isin(train_splits), "image_id"])
     others = table[~table["split"].isin(train_splits) & table["image_id"].isin(seen)]
     return others.groupby("split", sort=False)["image_id"].nunique().to_dict()
+
+
+def num_repeated(table: pd.DataFrame) -> int:
+    """How many sentences say of an object what another sentence has said of it already, word by word."""
+    return int(table.assign(text=table["text"].str.lower().str.strip()).duplicated(["ref_id", "text"]).sum())

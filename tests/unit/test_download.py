@@ -18,11 +18,11 @@ from refer_toy import Toy
 from web import serving
 
 from magnet import cli
+from magnet.data import check_images, read_refer
 from magnet.data import download as module
 from magnet.data import fetch as fetching
-from magnet.data import read_refer
 from magnet.data.download import Archive, download, download_all_images, download_images
-from magnet.data.family import COUNTS, miscounted, shared_images
+from magnet.data.family import COUNTS, miscounted, num_repeated, shared_images
 from magnet.data.fetch import checked
 from magnet.data.unpack import unpack
 
@@ -336,6 +336,22 @@ def test_a_data_set_that_is_not_whole(monkeypatch):
 
 def test_images_that_training_shares_with_another_split():
     assert shared_images(expressions(train=[1, 2, 3], val=[3, 3, 2, 7], testA=[8])) == {"val": 2}
+
+
+def test_sentences_that_come_twice():
+    table = expressions(train=[1, 1, 2, 2]).assign(ref_id=[0, 0, 0, 1], text=["A cup", "a cup ", "cup", "a cup"])
+    assert num_repeated(table) == 1
+
+
+def test_pictures_of_another_year(server, tmp_path):
+    root = tmp_path / "data"
+    download(["refcoco"], root, progress=False)
+    table = read_refer(root, "refcoco", "unc")
+    (problem,) = check_images(table)
+    assert "`magnet data download images` fetches what is missing" in problem
+    (root / "images" / "train2017").mkdir(parents=True)
+    (problem,) = check_images(table)
+    assert "train2017 is there instead, of another year" in problem
 
 
 def test_the_command(server, tmp_path, capsys, monkeypatch):
