@@ -99,9 +99,7 @@ def check(name: str = "refshapes", split_by: str = "v1", root: Path | None = Non
     for other, number in shared_images(table).items():
         print(f"note: {number:,} images of {other} are training images, too")
     if repeated := num_repeated(table):
-        print(
-            f"note: {repeated:,} sentences repeat another about the same object; all are scored, as published work does"
-        )
+        print(f"note: {repeated:,} sentences repeat another about the same object; all are scored, as is usual")
     problems = miscounted(table) + check_images(table)
     for problem in problems:
         print(problem)

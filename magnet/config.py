@@ -52,6 +52,7 @@ class ModelConfig:
     num_heads: int = 8  # of both decoders
     mask_detail: int = 0  # MagNet: channels of features that make masks twice as fine; 0: as published
     pad_then_roll: bool = True  # Swin as released; False: timm's own order
+    no_target: Literal["none", "area", "head"] = "none"  # how a network says that nothing is meant, see no_target.py
     gradient_checkpointing: bool = False
 
 
@@ -73,6 +74,8 @@ class DataConfig:
     sentences_per_image: int = 1  # fresh scenes: so many of a scene's sentences come together
     easy_first: int = 0  # fresh scenes: over so many items the easy kinds of sentences fall from all to their own share
     easy_kinds: tuple[str, ...] = ("attribute",)  # RefShapes' own names
+    no_target_share: float = 0.0  # fresh scenes: so many are spoken of by sentences that mean nothing in them
+    multi_target_share: float = 0.0  # fresh scenes: so many by sentences that mean several objects
     num_workers: int = field(default=1, metadata=UNHASHED)
 
 

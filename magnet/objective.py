@@ -24,6 +24,11 @@ class Objective(nn.Module):
         super().__init__()
         self.loss_size = config.loss_size
         self.losses, self.weights = config.losses, dict(config.losses)
+        if (config.model.no_target == "head") != ("no_target" in config.losses):
+            raise ValueError(
+                f"model.no_target={config.model.no_target!r} with losses={config.losses}: the head and the loss "
+                "`no_target` go together"
+            )
         self.model = build_model(config.model)  # first: its random weights do not depend on the parts below
         self.model.to(memory_format=torch.channels_last)  # the layout convolutions are quickest in
         self.grounding = self.alignment = None

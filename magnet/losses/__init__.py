@@ -5,9 +5,11 @@ batch["masks"] is (B,S,S), 1 foreground and 0 background. Weights live in the co
 
 from torch import Tensor
 
-from magnet.losses.segmentation import cross_entropy, dice, mask_bce, mask_dice
+from magnet.losses.segmentation import cross_entropy, dice, mask_bce, mask_dice, no_target
 
-TERMS = {"cross_entropy": cross_entropy, "dice": dice, "mask_bce": mask_bce, "mask_dice": mask_dice}
+TERMS = {
+    "cross_entropy": cross_entropy, "dice": dice, "mask_bce": mask_bce, "mask_dice": mask_dice, "no_target": no_target,
+}  # fmt: skip
 
 
 def compute(weights: dict[str, float], outputs: dict, batch: dict) -> dict[str, Tensor]:

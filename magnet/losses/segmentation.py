@@ -53,6 +53,12 @@ def mask_dice(outputs: dict, batch: dict) -> Tensor:
     return (1 - (2 * overlap + 1) / (total + 1)).sum(1).mean()
 
 
+def no_target(outputs: dict, batch: dict) -> Tensor:
+    """Binary cross-entropy of target_logit (B,), which says whether the sentence means anything at all."""
+    has_target = batch["masks"].flatten(1).any(1).float()
+    return F.binary_cross_entropy_with_logits(outputs["target_logit"].float(), has_target)
+
+
 def _predictions(outputs: dict, batch: dict) -> Tensor:
     """(B,P,S,S): the mask logits of all P predictions, the last one last, at the size of the masks."""
     return _resized(torch.stack([*outputs["aux_mask_logits"], outputs["mask_logits"]], dim=1), batch)

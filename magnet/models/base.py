@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from magnet.config import ModelConfig
 from magnet.models.language import LanguageBackbone
+from magnet.models.no_target import withhold
 from magnet.models.positions import sine_position
 from magnet.models.vision import VisionBackbone
 
@@ -15,7 +16,7 @@ from magnet.models.vision import VisionBackbone
 class ReferringNetwork(nn.Module):
     """Referring segmentation of images (B,3,H,W), ImageNet-normalised, of any size, by expressions of T tokens.
 
-    A method adds `decode(features)`, which gives a dict with mask_logits, and two steps of `encode`:
+    A method adds `_decode(features)`, which gives a dict with mask_logits, and two steps of `encode`:
     `_first_words(token_ids, token_mask)` -> words (B,T,D), and `_meet(index, pixels, words, token_mask)`, where what
     left stage `index` and the words meet -> pixels and words for the next stage, and what the decoder reads.
 
@@ -29,6 +30,8 @@ class ReferringNetwork(nn.Module):
         self.config = config
         if config.gate_init not in ("normal", "zero"):
             raise ValueError(f"gate_init={config.gate_init!r} is not one of normal, zero")
+        if config.no_target not in ("none", "area", "head"):
+            raise ValueError(f"no_target={config.no_target!r} is not one of none, area, head")
         if config.decoder_width is not None and config.decoder_width < 1:
             raise ValueError(f"decoder_width={config.decoder_width}: at least 1 is needed, or None")
         self.vision = VisionBackbone(config.vision, pad_then_roll=config.pad_then_roll)
@@ -72,6 +75,12 @@ class ReferringNetwork(nn.Module):
     def forward(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
         """Images (S,3,H,W), token ids and mask (B,T) -> all that `encode` and `decode` give."""
         return self.decode(self.encode(images, token_ids, token_mask))
+
+    def decode(self, features: dict) -> dict:
+        """What `encode` gave -> the same with mask_logits and what else the method's `_decode` says. In evaluation mode
+        mask_logits are withheld where the network says that nothing is meant (`no_target`)."""
+        outputs = self._decode(features)
+        return outputs if self.training else withhold(outputs, self.config.no_target)
 
     def _placed(self, pixels: Tensor) -> Tensor:
         """Pixels (B,C,H,W) as they meet words: with `pixel_positions` they say where they are."""

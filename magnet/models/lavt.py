@@ -13,6 +13,8 @@ class LAVT(ReferringNetwork):
 
     def __init__(self, config: ModelConfig, vocab_size: int):
         super().__init__(config, vocab_size)
+        if config.no_target == "head":
+            raise ValueError("no_target='head' needs MagNet's query; with LAVT take 'area'")
         channels = self.vision.channels
         self.fusions = nn.ModuleList(PixelWordAttention(c, self.language.width) for c in channels)
         self.gates = nn.ModuleList(LanguageGate(c, config.gate_init) for c in channels[:-1])  # nothing reads the last
@@ -27,7 +29,7 @@ class LAVT(ReferringNetwork):
         normed = to_map(self.norms[index](to_tokens(fused)), fused.shape[-2:])
         return self.gates[index](x, fused) if index < len(self.gates) else x, words, normed
 
-    def decode(self, features: dict) -> dict:
+    def _decode(self, features: dict) -> dict:
         """What `encode` gave -> the same, with class_logits (B,2,H,W), mask_logits (B,H,W): above 0 is foreground,
         and mask_features (B,width,H/4,W/4), the decoder's last map before its classifier."""
         logits, mask_features = self.decoder(features["stage_features"], features["image_size"])

@@ -44,6 +44,7 @@ class MagNet(ReferringNetwork):
             width, num_scales=len(channels) - 1, num_layers=config.decoder_layers, num_heads=config.num_heads,
             feedforward=config.decoder_feedforward, detail=config.mask_detail,
         )  # fmt: skip
+        self.target = nn.Linear(width, 1) if config.no_target == "head" else None
         self.detail = MaskDetail(width, config.mask_detail, self.vision.strides[0]) if config.mask_detail else None
 
     def look(self, images: Tensor) -> dict:
@@ -69,15 +70,16 @@ class MagNet(ReferringNetwork):
         changed = self.text_sides[index](words, placed, token_mask) if self.text_sides else words
         return self.gates[index](x, fused), changed, features
 
-    def decode(self, features: dict) -> dict:
+    def _decode(self, features: dict) -> dict:
         """What `encode` gave -> the same, with mask_logits (B,H/4,W/4), or H/2 with `mask_detail`: above 0 is
-        foreground, aux_mask_logits, the predictions before the last one in order, and mask_features (B,width,H/4,W/4).
+        foreground, aux_mask_logits, the predictions before the last one in order, mask_features (B,width,H/4,W/4), and
+        with no_target="head" target_logit (B,): below 0 the sentence means nothing.
         """
         maps, mask_features = self.pixel_decoder(features["stage_features"])
         detail = None if self.detail is None else self.detail(features["image_detail"], mask_features)
-        *aux_mask_logits, mask_logits = self.query_decoder(maps[:-1], mask_features, detail)
-        masks = {"mask_logits": mask_logits, "aux_mask_logits": aux_mask_logits}
-        return {**features, **masks, "mask_features": mask_features}
+        (*aux_mask_logits, mask_logits), query = self.query_decoder(maps[:-1], mask_features, detail)
+        masks = {"mask_logits": mask_logits, "aux_mask_logits": aux_mask_logits, "mask_features": mask_features}
+        return {**features, **masks, **({"target_logit": self.target(query)[:, 0, 0]} if self.target else {})}
 
 
 def _sides(config: ModelConfig, channels: list[int], words: int) -> tuple[nn.ModuleList, nn.ModuleList]:

@@ -13,7 +13,8 @@ from magnet.models.positions import sine_position
 
 
 class QueryDecoder(nn.Module):
-    """Maps of `width` channels, coarsest first, and mask features (B,width,h,w) -> num_layers + 1 mask logits (B,h,w).
+    """Maps of `width` channels, coarsest first, and mask features (B,width,h,w) -> num_layers + 1 mask logits (B,h,w),
+    and the final query (B,1,width), normed.
 
     The layers take turns in reading the maps. The first prediction is made before the first layer. With `detail`
     features (B,c,2h,2w) the logits are (B,2h,2w).
@@ -34,7 +35,9 @@ class QueryDecoder(nn.Module):
         )
         self.detail_embedding = nn.Linear(width, detail) if detail else None
 
-    def forward(self, maps: list[Tensor], mask_features: Tensor, detail: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self, maps: list[Tensor], mask_features: Tensor, detail: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor]:
         values = [to_tokens(x) + row for x, row in zip(maps, self.scale_embedding)]  # (B,N_i,width)
         keys = [v + to_tokens(sine_position(x)) for v, x in zip(values, maps)]
         query = self.query.expand(len(mask_features), -1, -1)  # (B,1,width)
@@ -45,7 +48,7 @@ class QueryDecoder(nn.Module):
             blocked = blocked[:, None].repeat_interleave(self.num_heads, dim=0)  # (B·heads,1,N_i)
             query = layer(query, self.query_position, keys[scale], values[scale], blocked)
             predictions.append(self.predict(query, mask_features, detail))
-        return predictions
+        return predictions, self.norm(query)
 
     def predict(self, query: Tensor, mask_features: Tensor, detail: Tensor | None = None) -> Tensor:
         """Query (B,1,width) -> mask logits (B,h,w): its embedding's dot product with every pixel's features."""
