@@ -137,7 +137,7 @@ def test_query_decoder_by_hand():
         if "bias" in name:
             torch.nn.init.normal_(parameter)
     maps, mask_features = [torch.randn(2, 8, 2, 3), torch.randn(2, 8, 4, 5)], torch.randn(2, 8, 6, 7)
-    predictions = decoder(maps, mask_features)
+    predictions, last = decoder(maps, mask_features)
     assert len(predictions) == 4
     for b in range(2):
         query = decoder.query[0]
@@ -161,3 +161,4 @@ def test_query_decoder_by_hand():
             query = layer.feedforward_norm(query + layer.feedforward(query))
         logits = torch.einsum("c,chw->hw", decoder.mask_embedding(decoder.norm(query)), mask_features[b])
         torch.testing.assert_close(predictions[3][b], logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(last[b, 0], decoder.norm(query), rtol=1e-4, atol=1e-5)
