@@ -44,14 +44,14 @@ def benchmark_weights(
         columns: name -> (data set, split_by, split); None: those of the data the weights were made for.
         precision: "float32", or "bfloat16": then the change against float32, paired, where that is measured, too.
         shard: (i, n): this process takes every n-th part, from i on. Rows are for columns that are whole by then.
-        folder: <folder>/<weights>-<fingerprint>-<precision>/<data set>-<split_by>-<split>/ gets the parts.
+        folder: <folder>/<weights>-<fingerprint>-<precision>/<data set>-<split_by>-<split>-<fingerprint>/ gets the parts.
     Raises FileNotFoundError or ValueError where a data set, its pictures or the weights are not there or not sound.
     """
     path, config = _weights(source)
     columns = columns or _own_columns(config, root, path)
     expressions = {name: _expressions(root, config, *column) for name, column in columns.items()}
     home = folder / f"{_name(path)}-{_fingerprint(path)}-{precision}"
-    places = {name: home / "-".join(column) for name, column in columns.items()}
+    places = {name: home / "-".join((*column, _digest(expressions[name]))) for name, column in columns.items()}
     missing = [part for name in columns for part in _missing(expressions[name], places[name], shard)]
     if missing:
         model = load_released(path) if is_checkpoint(path) else runs.find(source).load_model()
@@ -79,6 +79,11 @@ def _name(path: Path) -> str:
 def _fingerprint(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8]
+
+
+def _digest(expressions: pd.DataFrame) -> str:
+    facts = expressions[["sent_id", "text", "rle"]].to_csv(index=False)
+    return hashlib.sha256(facts.encode()).hexdigest()[:6]
 
 
 def _own_columns(config: Config, root: str | Path | None, path: Path) -> dict[str, tuple]:
