@@ -89,14 +89,14 @@ def check(name: str = "refshapes", split_by: str = "v1", root: Path | None = Non
 
     Wrong, with exit code 1: pictures that are missing, unreadable or of another size, and splits whose numbers are not
     the published ones, as when unc's and google's files are mixed up. Noted: images that training and another split
-    share, sentences that come twice.
+    share, or that another data set of the family that is there is scored on; sentences that come twice.
     """
     from magnet.data import check_images, read_refer
-    from magnet.data.family import count, miscounted, num_repeated, shared_images
+    from magnet.data.family import count, leaks, miscounted, num_repeated, shared_images
 
     table = read_refer(root, name, split_by)
     print(count(table).to_string())
-    for other, number in shared_images(table).items():
+    for other, number in (shared_images(table) | leaks(table, _others(root, name, split_by))).items():
         print(f"note: {number:,} images of {other} are training images, too")
     if repeated := num_repeated(table):
         print(f"note: {repeated:,} sentences repeat another about the same object; all are scored, as is usual")
@@ -106,6 +106,18 @@ def check(name: str = "refshapes", split_by: str = "v1", root: Path | None = Non
     print(f"{table.image_id.nunique()} pictures, {len(problems)} problems")
     if problems:
         sys.exit(1)
+
+
+def _others(root: Path | None, name: str, split_by: str) -> dict:
+    """The other tables of the RefCOCO family that are there, where this is one of the family."""
+    from magnet.data import data_root, read_refer
+    from magnet.data.family import SPLIT_BY
+
+    ways = [(other, by) for other in SPLIT_BY for by in SPLIT_BY[other]] if name in SPLIT_BY else []
+    there = [
+        way for way in ways if way != (name, split_by) and (data_root(root) / way[0] / f"refs({way[1]}).p").exists()
+    ]
+    return {" ".join(way): read_refer(root, *way) for way in there}
 
 
 @dataclasses.dataclass(frozen=True)

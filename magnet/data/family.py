@@ -1,6 +1,6 @@
 """The RefCOCO family: what its data sets hold when they are whole, and which pictures of theirs would leak."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -40,6 +40,17 @@ def shared_images(table: pd.DataFrame, train_splits: Sequence[str] = ("train",))
     seen = set(table.loc[table["split"].isin(train_splits), "image_id"])
     others = table[~table["split"].isin(train_splits) & table["image_id"].isin(seen)]
     return others.groupby("split", sort=False)["image_id"].nunique().to_dict()
+
+
+def leaks(table: pd.DataFrame, others: Mapping[str, pd.DataFrame], train_split: str = "train") -> dict[str, int]:
+    """Name of another table and its split -> how many of this table's training images it shows there; only those with
+    any. A model trained here has seen them when it is scored there."""
+    seen, found = set(table.loc[table["split"] == train_split, "image_id"]), {}
+    for name, other in others.items():
+        shown = other[(other["split"] != train_split) & other["image_id"].isin(seen)]
+        counts = shown.groupby("split", sort=False)["image_id"].nunique()
+        found |= {f"{name} {split}": int(number) for split, number in counts.items()}
+    return found
 
 
 def num_repeated(table: pd.DataFrame) -> int:

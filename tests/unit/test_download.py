@@ -22,7 +22,7 @@ from magnet.data import check_images, read_refer
 from magnet.data import download as module
 from magnet.data import fetch as fetching
 from magnet.data.download import Archive, download, download_all_images, download_images
-from magnet.data.family import COUNTS, miscounted, num_repeated, shared_images
+from magnet.data.family import COUNTS, leaks, miscounted, num_repeated, shared_images
 from magnet.data.fetch import checked
 from magnet.data.unpack import unpack
 
@@ -336,6 +336,22 @@ def test_a_data_set_that_is_not_whole(monkeypatch):
 
 def test_images_that_training_shares_with_another_split():
     assert shared_images(expressions(train=[1, 2, 3], val=[3, 3, 2, 7], testA=[8])) == {"val": 2}
+
+
+def test_training_images_that_another_data_set_is_scored_on():
+    others = {"refcocog umd": expressions(train=[1], val=[2, 2, 9]), "refcoco+ unc": expressions(train=[3], testA=[8])}
+    assert leaks(expressions(train=[1, 2, 3], val=[8]), others) == {"refcocog umd val": 1}
+
+
+@pytest.mark.skipif("MAGNET_REAL_DATA" not in os.environ, reason="set MAGNET_REAL_DATA to the folder of real data")
+def test_the_real_pictures_are_all_scored_somewhere():
+    root = Path(os.environ["MAGNET_REAL_DATA"])
+    scored = {int(line) for line in (root / "refcoco_all_val_test_image_ids.txt").read_text().split()}
+    real = read_refer(root, "refcocog_google_val_mini", "google", cache=False)
+    as_training = real.assign(split="train")
+    assert len(scored) == 10_113
+    found = leaks(as_training, {"family": expressions(test=sorted(scored))})
+    assert found == {"family test": real["image_id"].nunique()}
 
 
 def test_sentences_that_come_twice():
