@@ -44,7 +44,7 @@ def benchmark_weights(
         columns: name -> (data set, split_by, split); None: those of the data the weights were made for.
         precision: "float32", or "bfloat16": then the change against float32, paired, where that is measured, too.
         shard: (i, n): this process takes every n-th part, from i on. Rows are for columns that are whole by then.
-        folder: <folder>/<weights>-<fingerprint>-<precision>/<data set>-<split_by>-<split>-<fingerprint>/ gets the parts.
+        folder: <folder>/<weights>-<fingerprint>-<precision>/<column>-<fingerprint>/ gets the parts.
     Raises FileNotFoundError or ValueError where a data set, its pictures or the weights are not there or not sound.
     """
     path, config = _weights(source)
