@@ -29,8 +29,10 @@ def build_optimizer(objective: torch.nn.Module, optim: OptimConfig) -> torch.opt
     named = {name.removeprefix("model."): parameter for name, parameter in objective.named_parameters()}
     _check_patterns("frozen", optim.frozen, named)
     _check_patterns("rates", optim.rates, named)
-    if low := [pattern for pattern, share in optim.rates.items() if share < 0]:
-        raise ValueError(f"optim.rates: {low[0]!r} is below 0; to hold parameters name them in optim.frozen")
+    if low := [pattern for pattern, share in optim.rates.items() if not share >= 0]:
+        raise ValueError(
+            f"optim.rates: {low[0]!r} is no share of 0 or more; to hold parameters name them in optim.frozen"
+        )
     groups = defaultdict(list)  # (decay, share of the rate) -> parameters
     for name, parameter in named.items():
         if any(re.search(pattern, name) for pattern in optim.frozen):

@@ -51,6 +51,7 @@ class Predictor:
         Grey becomes grey RGB; transparency is dropped.
         Raises FileNotFoundError, or ValueError for what is no picture.
         """
+        self.image = None  # whatever happens, the picture before is not answered about again
         picture = ImageOps.exif_transpose(_open(image)).convert("RGB")
         self.size = (picture.height, picture.width)
         self.image = normalize(squash_image(picture, self.data.image_size))[None].to(self.device)
@@ -78,6 +79,8 @@ class Predictor:
         return (logits if return_logits else mask).cpu().numpy(), score
 
     def _check_text(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r} is no text; give one phrase, a string")
         found = {what: rows["count"] for what, rows in report(self.tokenizer, [text], self.data.num_tokens).items()}
         if found["empty"]:
             raise ValueError(f"{text!r} holds no word; say what to look for")

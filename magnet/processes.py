@@ -1,12 +1,12 @@
 """A training shared by processes on one machine's CPU: each takes a part of every batch, gradients are averaged.
 
 At tiny sizes a step is thousands of small operations, which two threads of one process share badly and two processes of
-one thread share well: results/tables/speed.csv. On GPUs `accelerate launch` does the same.
+one thread share well: results/tables/speed_trials.csv. On GPUs `accelerate launch` does the same.
 """
 
 import json
+import logging
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -24,6 +24,8 @@ from magnet import runs
 from magnet.evaluate import progress_bar
 
 _CHECK_EVERY = 0.5  # seconds
+_ERROR, _STOPPED, _WARNING = "magnet error: ", "magnet stopped: ", "magnet warning: "  # how a process's lines begin
+_logger = logging.getLogger(__name__)
 _KINDS = {kind.__name__: kind for kind in (FloatingPointError, MemoryError, ValueError, FileNotFoundError, OSError)}
 
 
@@ -42,13 +44,35 @@ def train_in_processes(run: runs.Run, num_processes: int, stop: list[int], progr
                 time.sleep(_CHECK_EVERY)
                 _show(bar, _last_entry(run))
         finally:
+            codes = [worker.poll() for worker in workers]  # before the others are ended
             _end(workers, killed=_failed(workers), told=bool(stop))
+        _pass_on(errors[0])
         if stop:
-            raise KeyboardInterrupt(_last_line(errors[0]))
-        for worker, file in zip(workers, errors):
-            if worker.returncode and (said := re.sub(r"^\[rank\d+\]: ", "", _last_line(file))):
-                kind, _, text = said.partition(": ")
-                raise _KINDS.get(kind, RuntimeError)(f"a process of the training failed: {text or kind}")
+            raise KeyboardInterrupt(_said(errors[0], _STOPPED) or f"stopped; all that was saved is in {run.folder}")
+        _raise_failure(codes if any(codes) else [worker.returncode for worker in workers], errors)
+
+
+def _raise_failure(codes: list[int], errors: list) -> None:
+    """What the process that failed by itself says; the others, killed because of it, say nothing."""
+    for file in errors:
+        if said := _said(file, _ERROR):
+            kind, _, text = said.partition(": ")
+            raise _KINDS.get(kind, RuntimeError)(f"a process of the training failed: {text}")
+    if any(codes):
+        code = next(code for code in codes if code)
+        how = f"was killed by signal {-code}, often for lack of memory" if code < 0 else f"ended with code {code}"
+        raise RuntimeError(f"a process of the training {how}; the same command goes on from the last checkpoint")
+
+
+def _pass_on(file) -> None:
+    """Warnings of the first process, which are those of all."""
+    for line in _lines(file):
+        if line.startswith(_WARNING):
+            _logger.warning(line.removeprefix(_WARNING))
+
+
+def _said(file, mark: str) -> str:
+    return next((line.removeprefix(mark) for line in _lines(file) if line.startswith(mark)), "")
 
 
 def _failed(workers: list[subprocess.Popen]) -> bool:
@@ -97,21 +121,25 @@ def _last_entry(run: runs.Run) -> dict:
     return json.loads(lines[-1]) if len(lines) > 1 else {}
 
 
-def _last_line(file) -> str:
+def _lines(file) -> list[str]:
     file.seek(0)
-    lines = [line for line in file.read().splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return file.read().splitlines()
 
 
 def main() -> None:
     from magnet.train import Trainer, stop_signals
 
+    logging.basicConfig(format=f"{_WARNING}%(message)s", level=logging.WARNING)
     threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
     try:
         with stop_signals() as stop:
             Trainer(runs.read_run(Path(sys.argv[1])), Accelerator(), None, progress=False).train(stop)
     except KeyboardInterrupt as stopped:
-        sys.exit(str(stopped))
+        sys.exit(f"{_STOPPED}{stopped}")
+    except Exception as error:  # told on one line: libraries may warn behind it
+        text = " ".join(str(error).split("\n"))
+        print(f"\n{_ERROR}{type(error).__name__}: {text}", file=sys.stderr, flush=True)
+        raise
 
 
 def _end_with_parent(parent: int) -> None:

@@ -71,6 +71,10 @@ def config_from_dict(values: dict, kind: type = Config) -> Any:
     settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: float})
     try:
         return dacite.from_dict(kind, values, settings)
+    except dacite.WrongTypeError as error:
+        choices = getattr(error.field_type, "__args__", None) if "Literal" in str(error.field_type) else None
+        named = f"one of {', '.join(map(repr, choices))}" if choices else f"a {error.field_type}"
+        raise ValueError(f"{error.field_path}={error.value!r}: {named} is needed") from error
     except (dacite.DaciteError, TypeError) as error:
         raise ValueError(f"not a {kind.__name__} of this version of magnet: {error}") from error
 
@@ -207,6 +211,8 @@ def open_run(config: Config, start: str | None = None) -> Run:
         found = read_run(folder).config
         if config_hash(found, start) != config_hash(config, start):
             raise ValueError(f"{folder} holds another configuration than its name says; move it away and train again")
+        if found != config:  # in what changes no number: the newest counts, for every process of the training
+            write_json(folder / "config.json", {"version": VERSION, **config_to_dict(config)})
     else:
         write_json(folder / "config.json", {"version": VERSION, **config_to_dict(config)})
         write_json(folder / "environment.json", environment())

@@ -54,16 +54,20 @@ def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: b
         run = runs.open_run(config, fingerprint)
     if not run.is_finished:
         trainer = Trainer(run, accelerator, start, progress)
-        share = config.optim.num_processes if accelerator.num_processes == 1 else 1
         with stop_signals() as stop:
-            if share > 1 and accelerator.device.type == "cpu":
+            if _is_shared(config, accelerator):
                 trainer.save()  # all of them begin with it
                 del trainer
                 accelerator.free_memory()
-                train_in_processes(run, share, stop, progress)
+                train_in_processes(run, config.optim.num_processes, stop, progress)
             else:
                 trainer.train(stop)
     return run
+
+
+def _is_shared(config: Config, accelerator: Accelerator) -> bool:
+    """Whether this machine's CPU is shared by processes that `fit` starts itself."""
+    return config.optim.num_processes > 1 and accelerator.num_processes == 1 and accelerator.device.type == "cpu"
 
 
 def _initial_weights(init) -> tuple[dict | None, str | None]:
@@ -110,9 +114,13 @@ def _check_settings(config: Config) -> None:
     if config.model.vision.pretrained == "refshapes":
         least["model.vision.pretraining_steps"] = config.model.vision.pretraining_steps
     least |= {"log_every": config.log_every, "checkpoint_every": config.checkpoint_every}
-    for name, value in (least | {"data.image_size": config.data.image_size}).items():
-        if value < 1:
+    least |= {"optim.micro_batch": optim.micro_batch, "optim.val_every": optim.val_every}
+    least |= {"optim.num_processes": optim.num_processes, "data.image_size": config.data.image_size}
+    for name, value in least.items():
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value}: at least 1 is needed")
+    if optim.warmup_steps < 0 or not optim.lr >= 0:
+        raise ValueError(f"optim.warmup_steps={optim.warmup_steps}, optim.lr={optim.lr}: neither may be below 0")
 
 
 def _check_validation_split(settings: DataConfig) -> None:
@@ -145,10 +153,12 @@ class Trainer:
         self.precision = choose_precision(config.optim, accelerator.device)
         if config.model.language.pretrained and accelerator.is_main_process:
             runs.write_json(run.language, self.model.language.settings())
+        self.step, self.best = 0, -1.0
+        shared = config.optim.num_processes if _is_shared(config, accelerator) else accelerator.num_processes
+        self._sampler(0, shared)  # whether a batch divides, before anything takes long
         self._start_from(start)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.compiled = torch.compile(self.objective) if config.optim.compile else None
-        self.step, self.best = 0, -1.0
         self.unwritten: list[tuple[dict, dict[str, torch.Tensor]]] = []
         self._restore()
 
@@ -175,7 +185,7 @@ class Trainer:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def train(self, stop: list[int]) -> None:
-        sampler = self._sampler()
+        sampler = self._sampler(self.accelerator.process_index, self.accelerator.num_processes)
         self.accelerator.gradient_accumulation_steps = sampler.num_micro
         batches = iter(self._loader(sampler))
         with progress_bar(self.shown, total=self.num_steps, initial=self.step, unit="step") as bar:
@@ -190,11 +200,10 @@ class Trainer:
             self._validate()
         self._finish()
 
-    def _sampler(self) -> StepSampler:
-        config, accelerator = self.config, self.accelerator
+    def _sampler(self, process: int, num_processes: int) -> StepSampler:
+        config = self.config
         items, steps = (len(self.dataset), not config.data.fresh), (self.step, self.num_steps)
-        process = (accelerator.process_index, accelerator.num_processes)
-        return StepSampler(*items, config.seed, *steps, config.optim, *process)
+        return StepSampler(*items, config.seed, *steps, config.optim, process, num_processes)
 
     def _loader(self, sampler: StepSampler) -> DataLoader:
         return DataLoader(
@@ -208,15 +217,21 @@ class Trainer:
         rate = learning_rate(self.config.optim, self.step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        parts = [self._forward_backward(batch) for batch in batches]
+        parts = [self._within_memory(batch) for batch in batches]
         values = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
         self.step += 1
-        sentences = self.config.optim.batch_size * (
-            self.config.data.sentences_per_image if self.config.data.fresh else 1
-        )
-        speed = sentences / (time.perf_counter() - began)
-        line = {"step": self.step, "lr": rate, "images_per_second": round(speed, 2), "memory_gb": _memory_gb()}
-        self.unwritten.append((line, values))
+        speed, fresh = self.config.optim.batch_size / (time.perf_counter() - began), self.config.data.fresh
+        speeds = {"images_per_second": round(speed, 2)}
+        speeds["sentences_per_second"] = round(speed * (self.config.data.sentences_per_image if fresh else 1), 2)
+        self.unwritten.append(({"step": self.step, "lr": rate, **speeds, "memory_gb": _memory_gb()}, values))
+
+    def _within_memory(self, batch: dict) -> dict[str, torch.Tensor]:
+        try:
+            return self._forward_backward(batch)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if self._is_out_of_memory(error):
+                raise MemoryError(self._too_large(batch)) from error
+            raise
 
     def _forward_backward(self, batch: dict) -> dict[str, torch.Tensor]:
         """One micro-batch; returns the raw loss terms and statistics, detached."""
@@ -225,7 +240,7 @@ class Trainer:
             with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 terms, statistics = self._terms(batch)
             total = losses.weighted_sum(self.weights, terms)
-            if not torch.isfinite(total):
+            if self._looks_at_losses() and not torch.isfinite(total):
                 self._refuse(batch, terms)
             self.accelerator.backward(total)
             if self.config.optim.clip_norm and self.accelerator.sync_gradients:
@@ -238,24 +253,28 @@ class Trainer:
         try:
             return (self.compiled or self.objective)(batch)
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if self._is_out_of_memory(error):
-                raise MemoryError(self._too_large(batch)) from error
-            if self.compiled is None:
+            if self.compiled is None or self._is_out_of_memory(error):
                 raise
             _logger.warning("torch.compile failed, training goes on without it: %s", str(error).split("\n")[0])
         self.compiled = None
         return self.objective(batch)
+
+    def _looks_at_losses(self) -> bool:
+        """A CPU at every step; elsewhere asking for a value would make the device wait, so only where it is logged."""
+        return self.accelerator.device.type == "cpu" or (self.step + 1) % self.config.log_every == 0
 
     @staticmethod
     def _is_out_of_memory(error: Exception) -> bool:
         return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
     def _too_large(self, batch: dict) -> str:
-        size, sentences = self.config.data.image_size, len(batch["token_ids"])
+        size, images, sentences = self.config.data.image_size, len(batch["images"]), len(batch["token_ids"])
+        fewer = f"--optim.micro-batch {images // 2}"
+        if images == 1:
+            fewer = f"--data.sentences-per-image {max(1, sentences // 2)}" if sentences > 1 else "a smaller network"
         return (
-            f"out of memory with {len(batch['images'])} pictures of {size} px and {sentences} sentences at once; try "
-            f"--optim.micro-batch {max(1, len(batch['images']) // 2)}, a smaller --data.image-size, or "
-            "--model.gradient-checkpointing"
+            f"out of memory with {images} pictures of {size} px and {sentences} sentences at once; try {fewer}, "
+            "a smaller --data.image-size, or --model.gradient-checkpointing"
         )
 
     def _refuse(self, batch: dict, terms: dict) -> None:

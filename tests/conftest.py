@@ -23,7 +23,7 @@ def tiny_config(**optim) -> Config:
         language=dataclasses.replace(config.model.language, options=config.model.language.options | words),
     )  # fmt: skip
     steps = {"num_steps": 12, "batch_size": 8, "val_every": 6, "val_expressions": 8, "warmup_steps": 2}
-    optim = dataclasses.replace(config.optim, precision="float32", **(steps | optim))
+    optim = dataclasses.replace(config.optim, **({"precision": "float32"} | steps | optim))
     data = dataclasses.replace(config.data, image_size=32, root=str(ASSETS), num_workers=0)
     return dataclasses.replace(config, model=model, optim=optim, data=data, checkpoint_every=4, log_every=1)
 

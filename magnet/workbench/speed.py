@@ -7,12 +7,14 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import FlopCounterMode
 
 import magnet
 from magnet.config import Config
@@ -32,8 +34,7 @@ def measure_speed(recipes: tuple[str, ...], rounds: int = 7, progress: bool = Tr
     First the machine: GFLOP/s of square matrix products in each precision, GB/s of a copy. Then for each recipe the
     loader (sentences/s, scenes drawn anew), a forward pass without gradients, a training step of one process, an answer
     to one phrase on a picture of 480 px. share_of_peak: GFLOP/s of forward pass and step over that of the matrix
-    product in the precision they run in, in the same round, median; a step counts as three forward passes. Last peak
-    memory, of all this together.
+    product in the precision they run in, in the same round, median. Last peak memory, of all this together.
     All are timed in turns, so that a machine that slows down slows all of them; the first round is not counted.
     """
     timed = {name: _gemm(dtype) for name, dtype in PEAKS.items()} | {"copy": _copy()}
@@ -54,7 +55,10 @@ def _works(config: Config) -> tuple[dict[str, Callable], dict[str, dict]]:
     stepper = Stepper(config, config.optim.batch_size)
     num, steps = len(stepper.batch["token_ids"]), cycle(range(1000))
     dataset, items = training_set(config.data, config.model.language.vocabulary, 0), iter(range(2**31))
-    gflop = num * count_gflop(stepper.objective, {name: values[:1] for name, values in stepper.batch.items()})[0]
+    forward, _ = count_gflop(stepper.objective, stepper.batch)
+    with FlopCounterMode(display=False) as counter:
+        stepper.seconds(0)
+    step = counter.get_total_flops() / 1e9
     predictor = Predictor(stepper.objective.model, config.data, config.model.language.vocabulary)
     picture = np.zeros((480, 480, 3), np.uint8)
     works = {
@@ -63,7 +67,7 @@ def _works(config: Config) -> tuple[dict[str, Callable], dict[str, dict]]:
         "step": lambda: stepper.seconds(next(steps)),
         "one answer": lambda: (predictor.set_image(picture), predictor.predict("the red star left of the ring")),
     }
-    counts = {"loader": (num, 0.0), "forward": (num, gflop), "step": (num, 3 * gflop), "one answer": (1, 0.0)}
+    counts = {"loader": (num, 0.0), "forward": (num, forward), "step": (num, step), "one answer": (1, 0.0)}
     return works, {
         what: {"sentences": count, "gflop": work, "precision": stepper.precision}
         for what, (count, work) in counts.items()
@@ -111,21 +115,13 @@ def _table(taken: pd.DataFrame, about: dict[str, dict]) -> pd.DataFrame:
 
 def module_times(config: Config, repeats: int = 5) -> pd.DataFrame:
     """Milliseconds of forward and backward pass of each part of the network by itself, on what it meets in a training
-    step: module, forward_ms, backward_ms (medians), share of their sum."""
+    step: module, forward_ms, backward_ms (medians), share of their sum. Losses, optimiser and what lies between the
+    modules are not in it."""
     stepper = Stepper(config, config.optim.batch_size)
-    parts, met = _parts(stepper.objective.model), {}
-    hooks = [
-        part.register_forward_pre_hook(
-            lambda _, args, kwargs, name=name: met.update({name: (args, kwargs)}), with_kwargs=True
-        )
-        for name, part in parts.items()
-    ]
-    stepper.seconds(0)
-    for hook in hooks:
-        hook.remove()
+    met = _met(stepper)
     rows = []
     for name, inputs in met.items():
-        times = [_both_ways(stepper, parts[name], inputs) for _ in range(repeats + 1)][1:]
+        times = [_both_ways(stepper, *inputs) for _ in range(repeats + 1)][1:]
         forward, backward = (1e3 * statistics.median(column) for column in zip(*times))
         rows.append({"module": name, "forward_ms": forward, "backward_ms": backward})
     table = pd.DataFrame(rows)
@@ -133,19 +129,33 @@ def module_times(config: Config, repeats: int = 5) -> pd.DataFrame:
     return table.assign(share=total / total.sum())
 
 
-def _parts(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The network's children that have weights, lists and backbones taken apart once more."""
-    opened = {**dict(model.named_children()), "vision": model.vision.body, "language": model.language.encoder}
-    parts = {}
-    for name, child in opened.items():
-        inner = dict(child.named_children())
-        is_whole = type(child).forward is not torch.nn.Module.forward and name not in ("vision", "language")
-        parts |= {name: child} if is_whole or not inner else {f"{name}.{key}": one for key, one in inner.items()}
-    return {name: part for name, part in parts.items() if any(True for _ in part.parameters())}
+def _met(stepper: Stepper) -> dict[str, tuple]:
+    """Name -> module and inputs of the network's outermost modules with weights that a step calls: a backbone that is
+    gone through layer by layer gives its layers."""
+    called, hooks = {}, []
+    model = stepper.objective.model
+    for name, module in model.named_modules():
+        note = partial(_note, called, name)
+        hooks.append(module.register_forward_pre_hook(note, with_kwargs=True))
+    stepper.seconds(0)
+    for hook in hooks:
+        hook.remove()
+    met, waiting = {}, list(model.named_children())
+    while waiting:
+        name, module = waiting.pop(0)
+        if name in called:
+            met[name] = (module, *called[name])
+        else:
+            waiting = [(f"{name}.{key}", child) for key, child in module.named_children()] + waiting
+    return {name: found for name, found in met.items() if any(True for _ in found[0].parameters())}
 
 
-def _both_ways(stepper: Stepper, part: torch.nn.Module, inputs: tuple) -> tuple[float, float]:
-    args, kwargs = tree_map(_leaf, inputs)
+def _note(called: dict, name: str, _: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+    called.setdefault(name, (args, kwargs))
+
+
+def _both_ways(stepper: Stepper, part: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[float, float]:
+    args, kwargs = tree_map(_leaf, (args, kwargs))
     began = time.perf_counter()
     with torch.autocast(stepper.device.type, torch.bfloat16, enabled=stepper.precision == "bfloat16"):
         outputs = tree_leaves(part(*args, **kwargs))

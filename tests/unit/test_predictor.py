@@ -129,6 +129,17 @@ def test_what_is_no_picture_is_named(predictor, tmp_path):
         predictor.set_image("none.png")
 
 
+def test_what_is_no_text_is_named_and_a_refused_picture_leaves_none(predictor, tmp_path):
+    predictor.set_image(np.zeros((20, 30, 3), np.uint8))
+    for wrong in (None, ["red thing"], 5):
+        with pytest.raises(ValueError, match="is no text; give one phrase, a string"):
+            predictor.predict(wrong)
+    with pytest.raises(ValueError, match="is no picture"):
+        predictor.set_image(np.zeros((0, 0, 3), np.uint8))
+    with pytest.raises(RuntimeError, match="no picture yet"):
+        predictor.predict("red thing")
+
+
 def test_texts_that_cannot_work_say_so(predictor):
     with pytest.raises(RuntimeError, match="set_image first"):
         predictor.predict("red")

@@ -91,5 +91,9 @@ def test_the_table_of_modules():
     config = magnet.recipe("magnet_tiny")
     table = speed.module_times(replace(config, optim=replace(config.optim, batch_size=1)), repeats=1)
     names = set(table["module"])
-    assert {"pixel_decoder", "query_decoder", "detail", "image_sides.0", "text_sides.1", "vision.layer3"} <= names
+    assert {"pixel_decoder", "query_decoder", "detail", "image_sides.0", "text_sides.1", "vision.body.layer3"} <= names
+    network = magnet.build_model(config.model)
+    covered = [name for name, _ in network.named_parameters() if any(name.startswith(f"{part}.") for part in names)]
+    missed = {name for name, _ in network.named_parameters()} - set(covered)
+    assert not missed  # no parameter of the network is in a part that nobody timed
     assert table["share"].sum() == pytest.approx(1) and (table["forward_ms"] > 0).all()

@@ -18,7 +18,7 @@ from conftest import tiny_config
 from safetensors.torch import load_file, save_file
 
 import magnet
-from magnet import losses, optimizer, runs, train
+from magnet import losses, optimizer, processes, runs, train
 from magnet.config import AlignmentConfig, GroundingConfig, OptimConfig, VisionConfig
 from magnet.data.sampler import StepSampler
 from magnet.losses.grounding import MaskGrounding
@@ -247,6 +247,48 @@ def test_too_little_memory_names_sizes_and_remedies(run_root, monkeypatch, error
         magnet.fit(tiny_config(), progress=False)
 
 
+@pytest.mark.parametrize("place", ["backward pass", "update"])
+def test_too_little_memory_is_said_wherever_a_step_meets_it(run_root, monkeypatch, place):
+    def fail(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(
+        *{"backward pass": (torch.Tensor, "backward"), "update": (torch.optim.AdamW, "step")}[place], fail
+    )
+    with pytest.raises(MemoryError, match=r"8 pictures of 32 px.*micro-batch 4"):
+        magnet.fit(tiny_config(), progress=False)
+
+
+@pytest.mark.parametrize(
+    "optim, message",
+    [
+        ({"micro_batch": -1}, r"optim\.micro_batch=-1: at least 1"),
+        ({"num_processes": 0}, r"optim\.num_processes=0: at least 1"),
+        ({"val_every": 0}, r"optim\.val_every=0: at least 1"),
+        ({"warmup_steps": -5}, r"optim\.warmup_steps=-5, optim\.lr=.*below 0"),
+        ({"rates": {"^vision": float("nan")}}, "is no share of 0 or more"),
+        ({"batch_size": 8, "num_processes": 3}, "batch_size 8 does not divide into 3 processes"),
+        ({"batch_size": 8, "num_processes": 16}, "batch_size 8 does not divide into 16 processes"),
+        ({"precision": "float16"}, r"optim\.precision='float16': one of 'auto', 'float32', 'bfloat16' is needed"),
+        ({"schedule": "linear"}, r"optim\.schedule='linear': one of 'polynomial', 'cosine' is needed"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_are_refused_before_anything_takes_long(run_root, monkeypatch, optim, message):
+    monkeypatch.setattr(train.Trainer, "_start_from", lambda *_: pytest.fail("too late"))
+    with pytest.raises(ValueError, match=message):
+        magnet.fit(tiny_config(**optim), progress=False)
+
+
+def test_what_changes_no_number_can_be_changed_when_a_run_goes_on(run_root):
+    config = tiny_config()
+    first = runs.open_run(config)
+    changed = dataclasses.replace(config, log_every=7, optim=dataclasses.replace(config.optim, micro_batch=2))
+    assert runs.open_run(changed).folder == first.folder
+    found = runs.read_run(first.folder).config  # what the processes of a training read
+    assert found.log_every == 7 and found.optim.micro_batch == 2
+
+
 def test_tensorboard_shows_what_the_log_holds(run_root):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = magnet.fit(dataclasses.replace(tiny_config(num_steps=3, val_every=3), tensorboard=True), progress=False)
@@ -427,6 +469,34 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     assert len(workers) == 2
     running.kill()
     assert not psutil.wait_procs(workers, timeout=60)[1]
+
+
+@pytest.mark.parametrize(
+    "script, kind, message",
+    [
+        ("kill -9 $$", RuntimeError, "was killed by signal 9, often for lack of memory; the same command goes on"),
+        ("exit 3", RuntimeError, "ended with code 3"),
+        ("echo 'magnet error: MemoryError: 8 pictures' >&2; echo 'destroy_process_group() was not called' >&2; exit 1",
+         MemoryError, "a process of the training failed: 8 pictures"),
+    ],
+)  # fmt: skip
+def test_a_process_that_dies_is_a_failure(run_root, monkeypatch, script, kind, message):
+    def begin(run, port, rank, num, errors):
+        return subprocess.Popen(["sh", "-c", script if rank else "sleep 60"], stderr=errors)
+
+    monkeypatch.setattr(processes, "_start", begin)
+    run = runs.open_run(tiny_config(num_steps=4, num_processes=2))
+    with pytest.raises(kind, match=message):
+        processes.train_in_processes(run, 2, [], progress=False)
+
+
+def test_warnings_of_a_process_are_passed_on(run_root, monkeypatch, caplog):
+    def begin(run, port, rank, num, errors):
+        return subprocess.Popen(["sh", "-c", "echo 'magnet warning: no compiler' >&2"], stderr=errors)
+
+    monkeypatch.setattr(processes, "_start", begin)
+    processes.train_in_processes(runs.open_run(tiny_config(num_steps=4, num_processes=2)), 2, [], progress=False)
+    assert [record.getMessage() for record in caplog.records] == ["no compiler"]  # once, not for each of them
 
 
 def test_a_process_that_fails_says_why(run_root):
