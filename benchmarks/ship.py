@@ -4,7 +4,7 @@ magnet train refshapes_tiny
 python benchmarks/ship.py --run refshapes_tiny --name refshapes-tiny --output results/tables/shipped.csv
 
 Writes magnet/assets/weights/NAME/: config.json, model.safetensors in float16, and README.md with the scores of that
-file. Rows of other names in the CSV stay.
+file. Rows of other names in the CSV stay. Beside it NAME_curve.csv has the validations of the training.
 """
 
 from dataclasses import replace
@@ -54,8 +54,8 @@ def scores(name: str) -> pd.DataFrame:
 
 def card(name: str, run: runs.Run, table: pd.DataFrame) -> str:
     known, optim, data = runs.read_json(run.folder / "environment.json"), run.config.optim, run.config.data
-    minutes = (_changed(run, "finished.json") - _changed(run, "environment.json")) / 60
     sentences = optim.num_steps * optim.batch_size * data.sentences_per_image
+    minutes = sentences / _speed(run) / 60
     size = (runs.SHIPPED / name / "model.safetensors").stat().st_size / 1e6
     machine = ", ".join([known["processor"], *known["gpus"]])
     whole = table[table["kind"] == "all"].set_index("split")
@@ -66,7 +66,7 @@ def card(name: str, run: runs.Run, table: pd.DataFrame) -> str:
         " and for looking at failures, not for photographs. Apache-2.0.",
         "",
         f"* Made by `magnet train {run.config.recipe}` (seed {run.config.seed}) and `python benchmarks/ship.py`.",
-        f"* {optim.num_steps:,} steps, {sentences:,} sentences, {minutes:.0f} minutes on {machine};"
+        f"* {optim.num_steps:,} steps, {sentences:,} sentences, {minutes:.0f} minutes at the median step's speed on {machine};"
         f" commit {known['commit']}, torch {known['packages']['torch']}.",
         f"* {size:.1f} MB, float16; scores below are of this file, {date.today()}, 95 % intervals over pictures.",
         "",
@@ -84,8 +84,20 @@ def card(name: str, run: runs.Run, table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _changed(run: runs.Run, file: str) -> float:
-    return (run.folder / file).stat().st_mtime
+def _speed(run: runs.Run) -> float:
+    """Sentences a second, the median of all steps: a training may be stopped for days, or run beside other work."""
+    steps = pd.DataFrame([line for line in run.log() if "loss" in line])
+    named = steps.get("sentences_per_second", steps["images_per_second"])  # older runs called them images
+    return named.median()
+
+
+def curve(run: runs.Run) -> pd.DataFrame:
+    """The validations of the training: step, sentences, oIoU, mIoU in percent."""
+    per_step = run.config.optim.batch_size * run.config.data.sentences_per_image
+    rows = [{"step": line["step"], "sentences": line["step"] * per_step, **line["validation"]}
+            for line in run.log() if "validation" in line]  # fmt: skip
+    made = f"magnet train {run.config.recipe} (seed {run.config.seed}; {run.config.optim.val_expressions} of val)"
+    return pd.DataFrame(rows).assign(command=made)
 
 
 def main() -> None:
@@ -107,6 +119,8 @@ def main() -> None:
             kept = pd.read_csv(options.output)
             table = pd.concat([kept[kept["model"] != options.name], table])
         table.to_csv(options.output, index=False, float_format="%.4g")
+        name = options.name.replace("-", "_")
+        curve(run).to_csv(options.output.with_name(f"{name}_curve.csv"), index=False, float_format="%.4g")
     print((folder / "README.md").read_text())
 
 
