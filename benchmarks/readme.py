@@ -21,7 +21,7 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
     ("the same, testB (relations, comparisons)", "≥ 70", "shipped", "refshapes-tiny testB"),
     ("its answer to a phrase on a picture of 480 px, two threads", "≤ 0.1 s", "speed", "magnet_tiny: one answer"),
     (
-        "training MagNet tiny, examples (a sentence with its picture) per second over those before; another network, too",
+        "training MagNet tiny, sentences with their pictures per second over before; another network, too",
         "≥ 2.5",
         "before_after",
         "magnet_tiny, after",

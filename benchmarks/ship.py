@@ -66,8 +66,8 @@ def card(name: str, run: runs.Run, table: pd.DataFrame) -> str:
         " and for looking at failures, not for photographs. Apache-2.0.",
         "",
         f"* Made by `magnet train {run.config.recipe}` (seed {run.config.seed}) and `python benchmarks/ship.py`.",
-        f"* {optim.num_steps:,} steps, {sentences:,} sentences, {minutes:.0f} minutes at the median step's speed on {machine};"
-        f" commit {known['commit']}, torch {known['packages']['torch']}.",
+        f"* {optim.num_steps:,} steps, {sentences:,} sentences, {minutes:.0f} minutes at the median step's speed on"
+        f" {machine}; commit {known['commit']}, torch {known['packages']['torch']}.",
         f"* {size:.1f} MB, float16; scores below are of this file, {date.today()}, 95 % intervals over pictures.",
         "",
         "| split | holds | sentences | oIoU | mIoU | P@0.5 |",
