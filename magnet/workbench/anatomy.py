@@ -26,7 +26,7 @@ def attention_rows(
     Args: image: (H,W,3) uint8; rows: by name (h,w,T) of any resolution; all panels share one colour scale from 0.
         label: what the colours count.
     """
-    figure = Figure(figsize=(1.0 + 1.05 * len(tokens), 0.4 + 1.0 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(1.0 + 0.9 * len(tokens), 0.4 + 0.87 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(tokens), squeeze=False)
     top = max(float(maps[..., : len(tokens)].max()) for maps in rows.values())
     for line, (name, maps) in zip(axes, rows.items()):
