@@ -86,7 +86,7 @@ def test_a_training_starts_from_it_and_others_find_it(run_root, vision, monkeypa
         ({"optim": {"frozen": ("nothing",)}}, "matches no parameter"),
         ({"optim": {"frozen": ("(",)}}, "no regular expression"),
         ({"optim": {"frozen": (".",)}}, "leaves no parameter"),
-        ({"optim": {"rates": {"^language": -1.0}}}, "below 0"),
+        ({"optim": {"rates": {"^language": -1.0}}}, "no share of 0 or more"),
         ({"model": {"num_heads": 0}}, "at least 1"),
         ({"model": {"pyramid": (0,)}}, "pyramid has 0"),
     ],
