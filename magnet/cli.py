@@ -272,7 +272,7 @@ def benchmark_speed(
     recipes: tuple[str, ...] = ("lavt_tiny", "magnet_tiny"), rounds: int = 7, modules: str | None = "magnet_tiny",
     output: Path | None = None,
 ) -> None:  # fmt: skip
-    """Time the tiny recipes beside the machine's own peaks: loader, forward pass, training step, one answer.
+    """Time the tiny recipes beside the machine's own peaks: loader, forward, step, evaluation, one answer.
 
     A few minutes, with nothing else running. --modules: also print what each part of that recipe's network takes.
     --output writes a CSV, and the modules to a second one beside it.

@@ -7,6 +7,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 
@@ -18,9 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import magnet
 from magnet.config import Config
-from magnet.data import collate, training_set
-from magnet.evaluate import evaluation_mode, progress_bar
+from magnet.data import collate, read_refer, select_split, training_set
+from magnet.evaluate import evaluation_mode, progress_bar, score_expressions
+from magnet.metrics import find_protocol
 from magnet.predictor import Predictor
+from magnet.runs import SHIPPED
 from magnet.workbench.benchmark import Stepper, count_gflop
 
 _GEMM, _COPY = 1536, 64 * 2**20  # rows of the square matrices; bytes that are copied
@@ -32,9 +35,10 @@ def measure_speed(recipes: tuple[str, ...], rounds: int = 7, progress: bool = Tr
     the minimum, share_of_peak.
 
     First the machine: GFLOP/s of square matrix products in each precision, GB/s of a copy. Then for each recipe the
-    loader (sentences/s, scenes drawn anew), a forward pass without gradients, a training step of one process, an answer
-    to one phrase on a picture of 480 px. share_of_peak: GFLOP/s of forward pass and step over that of the matrix
-    product in the precision they run in, in the same round, median. Last peak memory, of all this together.
+    loader (sentences/s, scenes drawn anew), a forward pass without gradients, a training step of one process,
+    evaluation (the val split of the RefShapes that come with the package, from file to table), an answer to one phrase
+    on a picture of 480 px. share_of_peak: GFLOP/s of forward pass and step over that of the matrix product in the
+    precision they run in, in the same round, median. Last peak memory, of all this together.
     All are timed in turns, so that a machine that slows down slows all of them; the first round is not counted.
     """
     timed = {name: _gemm(dtype) for name, dtype in PEAKS.items()} | {"copy": _copy()}
@@ -61,17 +65,28 @@ def _works(config: Config) -> tuple[dict[str, Callable], dict[str, dict]]:
     step = counter.get_total_flops() / 1e9
     predictor = Predictor(stepper.objective.model, config.data, config.model.language.vocabulary)
     picture = np.zeros((480, 480, 3), np.uint8)
+    evaluation, asked = _evaluation(stepper.objective.model, config)
     works = {
         "loader": lambda: collate([dataset[next(items)] for _ in range(config.optim.batch_size)]),
         "forward": lambda: _forward(stepper, stepper.batch),
         "step": lambda: stepper.seconds(next(steps)),
+        "evaluation": evaluation,
         "one answer": lambda: (predictor.set_image(picture), predictor.predict("the red star left of the ring")),
     }
-    counts = {"loader": (num, 0.0), "forward": (num, forward), "step": (num, step), "one answer": (1, 0.0)}
+    counts = {"loader": (num, 0.0), "forward": (num, forward), "step": (num, step)}
+    counts |= {"evaluation": (asked, 0.0), "one answer": (1, 0.0)}
     return works, {
         what: {"sentences": count, "gflop": work, "precision": stepper.precision}
         for what, (count, work) in counts.items()
     }
+
+
+def _evaluation(model: torch.nn.Module, config: Config) -> tuple[Callable, int]:
+    """What scores a split, and how many sentences that has."""
+    data = replace(config.data, root=str(SHIPPED.parent), num_workers=0)
+    table = select_split(read_refer(data.root, data.name, data.split_by), "val")
+    rules, vocabulary = [find_protocol("original")], config.model.language.vocabulary
+    return lambda: score_expressions(model, table, data, vocabulary, rules, progress=False), len(table)
 
 
 @torch.no_grad()

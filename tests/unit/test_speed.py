@@ -78,7 +78,7 @@ def test_the_table_of_speeds(monkeypatch):
     monkeypatch.setattr(speed, "_GEMM", 64)
     monkeypatch.setattr(speed, "_COPY", 2**16)
     table = speed.measure_speed(("magnet_tiny",), rounds=2, progress=False).set_index("what")
-    names = ["loader", "forward", "step", "one answer"]
+    names = ["loader", "forward", "step", "evaluation", "one answer"]
     rows = [*speed.PEAKS, "copy", *(f"magnet_tiny: {name}" for name in names), "peak memory"]
     assert list(table.index) == rows
     assert (table["rate"] > 0).all() and (table["median_seconds"].iloc[:-1] >= table["seconds"].iloc[:-1]).all()
