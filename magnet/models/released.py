@@ -7,9 +7,11 @@ called here. `load_released` does the rest.
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import mode
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -31,7 +33,9 @@ class Release:
     marker: str  # a tensor only this family has
     configure: Callable[[Tensors], ModelConfig]
     renames: list[Rename]  # the first pattern found at a name's start rewrites it
-    unused: list[str]  # patterns of tensors that ours deliberately does without
+    unused: list[str]  # patterns of tensors that ours deliberately does without; each is found in every such file
+    optional: list[str] = field(default_factory=list)  # the same, of tensors that some files have
+    layers: dict[str, int]  # pattern that counts layers -> how many every published network has
 
 
 def load_released(source: str | Path | Mapping) -> nn.Module:
@@ -40,21 +44,23 @@ def load_released(source: str | Path | Mapping) -> nn.Module:
     `source` is a file written by the authors of LAVT or MagNet, its name on the hub (see checkpoints.py), or the
     dictionary inside it. LAVT comes in two forms, both read: image and language network apart (`model`, `bert_model`),
     or together (`text_encoder.*` in `model`). A file's tensors are used where they lie, and read when they are needed.
-    Raises ValueError where a tensor is missing, left over, of another shape or not finite, or where a published file's
-    checksum is another.
+    Raises ValueError where a tensor is missing, left over, of another shape or not finite, where there are fewer layers
+    than every published network of the kind has, or where a published file's checksum is another.
     """
     label = "the given state dict" if isinstance(source, Mapping) else str(source)
     contents = source if isinstance(source, Mapping) else read_checkpoint(find_checkpoint(source))
     tensors = _tensors(contents, label)
     release = _recognise(tensors, label)
+    _check_complete(release, tensors, label)
     model = _build(release, tensors, label)
-    own, named = model.state_dict(), {}
+    own, named, theirs = model.state_dict(), {}, {}
     for name, tensor in tensors.items():
-        if not any(re.search(pattern, name) for pattern in release.unused):
+        if not any(re.search(pattern, name) for pattern in release.unused + release.optional):
             ours = _rename(name, release.renames)
-            named[ours] = _without_kernel(tensor, own.get(ours))
+            named[ours], theirs[ours] = _without_kernel(tensor, own.get(ours)), name
+    _logger.info("%s: %d of %d tensors have no effect and are left out", label, len(tensors) - len(named), len(tensors))
     described = f"{label}, a {release.name} with {model.config.vision.options} by its tensors,"
-    fill(model, named, described, assign=not isinstance(source, Mapping))  # what was given stays the caller's own
+    fill(model, named, described, assign=not isinstance(source, Mapping), names=theirs)  # given: stays the caller's own
     sides = getattr(model, "text_sides", ())
     if sides and all(side.gate.is_closed() for side in sides):
         _logger.warning("%s: words never read pixels, all gates of the text side are zero; it is skipped", label)
@@ -92,10 +98,12 @@ def _whole_config(model: ModelConfig, path: Path) -> Config:
 
 def _tensors(contents: Mapping, label: str) -> dict[str, Tensor]:
     """All weights under the names of the one-module form."""
+    text = {}
     if isinstance(contents, Mapping):
         contents, text = contents.get("model", contents), contents.get("bert_model") or {}
-    if not isinstance(contents, Mapping):
-        raise ValueError(f"{label}: a checkpoint is a dictionary of tensors, not a {type(contents).__name__}")
+    for part in (contents, text):
+        if not isinstance(part, Mapping):
+            raise ValueError(f"{label}: a checkpoint is a dictionary of tensors, not a {type(part).__name__}")
     named = {**contents, **{f"text_encoder.{name}": tensor for name, tensor in text.items()}}
     tensors = {name: value for name, value in named.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
@@ -118,6 +126,29 @@ _OTHER_KINDS = {
     "layers.0.": "This looks like a bare vision backbone: name it in vision.pretrained.",
     ("embeddings.", "bert."): "This looks like a bare language encoder: name its folder in language.pretrained.",
 }
+
+
+def _check_complete(release: Release, tensors: Tensors, label: str) -> None:
+    """Sizes are read off the tensors, so a file that lost its last layers would pass for a smaller network."""
+    for pattern, number in release.layers.items():
+        if (found := _count(tensors, pattern)) != number:
+            what = f"{found} layers {pattern.replace(chr(92), '')}, every published {release.name} has {number}"
+            raise ValueError(f"{label}: {what}; it was cut short, or is another network")
+    for pattern in release.unused:
+        if not any(re.search(pattern, name) for name in tensors):
+            what = f"no tensor {pattern!r}, which every published {release.name} has"
+            raise ValueError(f"{label}: {what}; it was cut short, or is another network")
+    for name, tensor in tensors.items():
+        if name.endswith(".relative_position_index") and not _is_window_index(tensor):
+            raise ValueError(f"{label}: {name} is not what its window gives; the file was changed or damaged")
+
+
+def _is_window_index(index: Tensor) -> bool:
+    """Whether (w²,w²) integers say which row of a Swin's position table two places of a w×w window use."""
+    window = round(len(index) ** 0.5)
+    places = torch.cartesian_prod(torch.arange(window), torch.arange(window))
+    apart = places[:, None] - places + window - 1  # (w²,w²,2)
+    return torch.equal(index.long(), apart[..., 0] * (2 * window - 1) + apart[..., 1])
 
 
 def _build(release: Release, tensors: Tensors, label: str) -> nn.Module:
@@ -229,9 +260,9 @@ LAVT = Release(
     unused=[
         r"\.relative_position_index$",  # follows from the window size
         r"^backbone\.layers\.3\.res_gate\.",  # gates what enters a stage 5 that does not exist
-        r"^text_encoder\.pooler\.",
-        r"^text_encoder\.embeddings\.position_ids$",
     ],
+    optional=[r"^text_encoder\.pooler\.", r"^text_encoder\.embeddings\.position_ids$"],
+    layers={r"text_encoder\.encoder\.layer\.(\d+)\.": 12, r"backbone\.layers\.(\d+)\.": 4},
 )
 
 _STAGE = r"image_model\.layers\.(\d+)\."
@@ -248,12 +279,19 @@ def _magnet_config(tensors: Tensors) -> ModelConfig:
         method="magnet", fusion="cam", text_side="released",
         vision=_swin_config(tensors, "image_model."),
         language=_bert_config(tensors, "language_model."),
-        decoder_width=tensors[pixels + "mask_features.weight"].shape[0],
+        decoder_width=_decoder_width(tensors),
         pixel_decoder_layers=_count(tensors, _PIXEL_LAYERS),
         pixel_decoder_feedforward=tensors[pixels + "transformer.encoder.layers.0.linear1.weight"].shape[0],
         decoder_layers=_count(tensors, _QUERY_LAYERS % "ffn"),
         decoder_feedforward=tensors[query + "transformer_ffn_layers.0.linear1.weight"].shape[0],
     )  # fmt: skip
+
+
+def _decoder_width(tensors: Tensors) -> int:
+    """What most tensors say: one may be damaged, and shall then be the one that does not fit."""
+    by_row = "classifier.pixel_decoder.mask_features.weight", "classifier.predictor.decoder_norm.weight"
+    by_column = "classifier.predictor.query_feat.weight", "classifier.predictor.level_embed.weight"
+    return mode([tensors[name].shape[0] for name in by_row] + [tensors[name].shape[1] for name in by_column])
 
 
 MAGNET = Release(
@@ -291,5 +329,12 @@ MAGNET = Release(
         r"^lang_proj\.",
         r"^classifier\.predictor\.class_embed\.",
     ],
+    layers={
+        r"image_model\.layers\.(\d+)\.": 4,
+        r"image_model\.layers\.0\.pyramids\.(\d+)\.": 4,
+        _WORDS + r"encoder\.layer\.(\d+)\.": 12,
+        _PIXEL_LAYERS: 4,
+        **{_QUERY_LAYERS % kind: 9 for kind in ("cross_attention", "self_attention", "ffn")},
+    },
 )
 RELEASES = [LAVT, MAGNET]

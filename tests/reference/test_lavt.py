@@ -42,6 +42,8 @@ def test_swin_base_checkpoint_finds_a_place_for_every_tensor():
         group: {name: torch.ones((), dtype=getattr(torch, dtype)).expand(shape) for name, (shape, dtype) in s.items()}
         for group, s in shapes.items()
     }
+    index = {name: kind for name, kind in shapes["model"].items() if name.endswith("position_index")}
+    checkpoint["model"] |= make_weights(index)
     model = magnet.load_released(checkpoint)
     options = model.config.vision.options
     assert (options["embed_dim"], options["window_size"]) == (128, 12)

@@ -69,6 +69,7 @@ def test_swin_base_checkpoint_finds_a_place_for_every_tensor():
     shapes = read_shapes("magnet_released_swin-base")
     assert sum(int(np.prod(shape)) for shape, dtype in shapes.values() if dtype == "float32") == 296_984_954
     checkpoint = {name: torch.ones((), dtype=getattr(torch, d)).expand(shape) for name, (shape, d) in shapes.items()}
+    checkpoint |= make_weights({name: kind for name, kind in shapes.items() if kind[1] == "int64"})
     model = magnet.load_released({"model": checkpoint})
     options, config = model.config.vision.options, model.config
     assert (options["embed_dim"], options["window_size"]) == (128, 12)
@@ -102,7 +103,10 @@ NAME = "image_model.layers.1.mixer.1.weight"
             r"a MagNet with {.*: 1, first image_sides\.1\.mixer\.1\.weight is missing.*cut short",
         ),
         ({"surprise": torch.zeros(1)}, "surprise has no place.*more than this network"),
-        ({NAME: torch.zeros(49)}, r"first image_sides\.1\.mixer\.1\.weight is \(49,\), not \(48,\).*another size"),
+        (
+            {NAME: torch.zeros(49)},
+            r"first image_model\.layers\.1\.mixer\.1\.weight is \(49,\), not \(48,\).*All others fit",
+        ),
         ({NAME: torch.full((48,), float("nan"))}, "is not finite.*fetch or train it again"),
         ({"image_model.patch_embed.proj.weight": None}, "without the tensor 'image_model.patch_embed.proj.weight'"),
         ({"image_model.patch_embed.proj.weight": torch.zeros(26, 3, 4, 4)}, "sizes no network has, damaged?"),
@@ -115,10 +119,38 @@ def test_checkpoints_that_do_not_fit_are_refused(small, change, message):
         magnet.load_released(tensors)
 
 
+@pytest.mark.parametrize(
+    "lost, message",
+    [
+        (r"transformer_\w+_layers\.8\.", r"8 layers .*every published MagNet has 9; it was cut short"),
+        (r"language_model\.encoder\.layer\.11\.", "11 layers .* has 12; it was cut short"),
+        (r"pixel_decoder\.transformer\.encoder\.layers\.3\.", "3 layers .* has 4; it was cut short"),
+        (r"^lang_proj\.", "no tensor .*lang_proj.*, which every published MagNet has"),
+    ],
+)
+def test_a_file_without_its_last_layers_is_no_smaller_network(small, lost, message):
+    with pytest.raises(ValueError, match=message):
+        magnet.load_released({name: tensor for name, tensor in small.items() if not re.search(lost, name)})
+
+
+def test_a_changed_window_index_is_noticed(small):
+    name = "image_model.layers.1.blocks.1.attn.relative_position_index"
+    with pytest.raises(ValueError, match=f"{name} is not what its window gives"):
+        magnet.load_released({**small, name: small[name].flip(0)})
+
+
+def test_one_wrong_width_is_the_one_that_is_named(small):
+    name = "classifier.pixel_decoder.mask_features.weight"
+    with pytest.raises(ValueError, match=rf"differences: 1, first {re.escape(name)} is \(32, .*All others fit"):
+        magnet.load_released({**small, name: small[name][:32]})
+
+
 def test_a_decoder_of_another_size_is_refused_with_five_tensors(small):
     wide = make_weights(read_shapes("magnet_released_swin-tiny"), SALT)
     mixed = {name: (wide if "pixel_decoder.transformer.encoder" in name else small)[name] for name in small}
-    with pytest.raises(ValueError, match=r"pixel_decoder\.layers\.0.*It is of another size") as refusal:
+    with pytest.raises(
+        ValueError, match=r"pixel_decoder\.transformer\.encoder\.layers\.0.*It is of another size"
+    ) as refusal:
         magnet.load_released(mixed)
     assert str(refusal.value).count(", not (") == 5
 
@@ -134,6 +166,7 @@ def test_a_decoder_of_another_size_is_refused_with_five_tensors(small):
         (lambda small: {0: torch.zeros(1)}, r"no tensors in it, only \[0\]"),
         (lambda small: {"model": {"a": torch.zeros(1)}, "bert_model": None}, r"It holds \['a'\]"),
         (lambda small: {"model": list(small.values())}, "a dictionary of tensors, not a list"),
+        (lambda small: {"model": small, "bert_model": 3}, "a dictionary of tensors, not a int"),
     ],
 )
 def test_tensors_under_other_names_are_told_apart(small, change, reason):
