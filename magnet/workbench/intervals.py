@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from magnet.statistics import LEVEL, bootstrap
+from magnet.statistics import bootstrap, interval
 
 
 def with_intervals(
@@ -19,6 +19,6 @@ def with_intervals(
     terms = [(np.asarray(top, float), np.asarray(bottom, float)) for top, bottom in ratios.values()]
     with np.errstate(invalid="ignore", divide="ignore"):
         values = [100 * top.sum() / bottom.sum() for top, bottom in terms]
-    low, high = np.nanquantile(bootstrap(image_ids, terms, num_draws), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    low, high = interval(bootstrap(image_ids, terms, num_draws))
     columns = {"value": values, "low": low, "high": high, "n": len(image_ids)}
     return pd.DataFrame(columns, index=list(ratios))
