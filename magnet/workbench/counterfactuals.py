@@ -46,8 +46,9 @@ def swaps(split: str = "val", num_scenes: int = 252, seed: int = 0) -> pd.DataFr
 
     For every program of the scenes' expressions and every attribute it names (in the head phrase or in that of another
     object), one change, drawn at random among those after which the program describes exactly one object beyond doubt,
-    not the one before. As the generator has it, what follows a head phrase must single out one of several. Both
-    sentences are said anew by one speaker, in common words, so a synonym is no change and never the only difference.
+    not the one before. As the generator has it, what follows a head phrase must single out one of several, and by a
+    relation to things that the phrase does not fit. Both sentences are said anew by one speaker, in common words, so a
+    synonym is no change and never the only difference.
     `seed` 0 and the split's own number of scenes are those of RefShapes small; larger numbers go on where it ends.
 
     Columns: split, seed, scene, kind, attribute, old, new (values), word, new_word (how they are said), text, target,
