@@ -33,6 +33,13 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
         "pooled: mask - image",
     ),
     ("the same, less those found with text alone", "above 0", "masked_words", "pooled: mask - text"),
+    (
+        "shipped `refshapes-tiny`, one attribute word changed: the object now meant is marked",
+        "≥ 80 %",
+        "counterfactuals",
+        "val swap: all, new_right",
+    ),
+    ("the same said in other words: mean IoU of two answers", "–", "counterfactuals", "val paraphrases: mean_iou"),
     ("a step with Mask Grounding over one without, two passes", "≤ 1.9", "variants", "cam + grounding, two passes"),
     ("the same, one pass", "≤ 1.25", "variants", "cam + grounding, one pass"),
     ("evaluation, sentences of a picture read together, speed over one by one", "≥ 1.5", "evaluation", "together over"),
@@ -88,8 +95,10 @@ def value(file: str, row: str) -> str:
     if row in table:
         seeds = int(table[row].count())
         return f"{table[row].median():.4g} ({seeds} seed{'s' * (seeds > 1)})"
-    if file == "masked_words":
+    if file in ("masked_words", "counterfactuals"):
         value, low, high = (table.set_index("what")["value"][row + end] for end in ("", ", low", ", high"))
+        if file == "counterfactuals":
+            return f"{value:.3g} [{low:.3g}, {high:.3g}] % (1 seed)"
         return f"{value:.2g} [{low:.2g}, {high:.2g}] points (1 seed)"
     found = table[table["what"].str.startswith(row)].iloc[0]
     unit = "" if found["unit"] in ("ratio", "count") else f" {found['unit']}"

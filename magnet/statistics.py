@@ -51,7 +51,7 @@ def compare(table_a: pd.DataFrame, table_b: pd.DataFrame, num_draws: int = 10_00
     metrics_a, metrics_b = ratios(table_a), ratios(table_b)
     draws = bootstrap(table_a["image_id"], [*metrics_a.values(), *metrics_b.values()], num_draws, seed)
     draws_a, draws_b = np.split(draws, 2, axis=1)
-    low, high = _interval(draws_a - draws_b)
+    low, high = interval(draws_a - draws_b)
     a, b = _values(metrics_a), _values(metrics_b)
     columns = {"metric": list(metrics_a), "a": a, "b": b, "difference": a - b, "low": low, "high": high}
     return pd.DataFrame({**columns, "n": len(table_a)})
@@ -77,6 +77,17 @@ def bootstrap(
     return _percent(totals[:, 0::2], totals[:, 1::2])
 
 
+def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high end (K,) of the 95 % percentile interval of each of K values over draws (num_draws, K); NaN without
+    draws."""
+    if not len(draws):
+        return np.full((2, draws.shape[1]), np.nan)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice")
+        low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high
+
+
 def image_counts(num_images: int, num_draws: int, seed: int) -> Iterator[np.ndarray]:
     """How often each image is in each draw: float64 (up to CHUNK, num_images) at a time, rows sum to num_images."""
     generator = np.random.default_rng(seed)
@@ -88,7 +99,7 @@ def image_counts(num_images: int, num_draws: int, seed: int) -> Iterator[np.ndar
 
 def _summary(table: pd.DataFrame, num_draws: int, seed: int) -> dict[str, float]:
     metrics = ratios(table)
-    low, high = _interval(bootstrap(table["image_id"], list(metrics.values()), num_draws, seed))
+    low, high = interval(bootstrap(table["image_id"], list(metrics.values()), num_draws, seed))
     columns = {"": _values(metrics), "_low": low, "_high": high}
     summary = {name + end: float(column[i]) for i, name in enumerate(metrics) for end, column in columns.items()}
     return summary | {"n": len(table)}
@@ -101,15 +112,6 @@ def _values(metrics: dict) -> np.ndarray:
 def _percent(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # nothing to count, as N-acc without a no-target expression: NaN
         return 100 * np.asarray(top) / bottom
-
-
-def _interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if not len(draws):
-        return np.full((2, draws.shape[1]), np.nan)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice")
-        low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return low, high
 
 
 def _check(table: pd.DataFrame, columns: list[str]) -> None:

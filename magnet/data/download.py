@@ -97,7 +97,7 @@ def _annotations(name: str, root: Path, mirrors: Sequence[str], progress: bool) 
 
 
 def _read_once(file: Path) -> None:
-    load_instances(file, set()) if file.name == "instances.json" else load_refs(file)
+    load_instances(file, lambda record: False) if file.name == "instances.json" else load_refs(file)
 
 
 def download_images(

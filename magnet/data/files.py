@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 INSTANCES = {"images": ["id"], "annotations": ["id", "image_id", "category_id"], "categories": ["id"]}
@@ -64,7 +65,7 @@ def load_sources(sources: tuple[Path, ...]) -> tuple[list[dict], dict[str, list[
     refs = load_refs(sources[0])
     listed = (ref.get("ann_id") for ref in refs)
     ann_ids = {one for some in listed for one in (some if isinstance(some, list) else [some]) if isinstance(one, int)}
-    return refs, load_instances(sources[1], ann_ids)
+    return refs, load_instances(sources[1], lambda record: record.get("id") in ann_ids)
 
 
 def _load_coco(files: tuple[Path, ...]) -> tuple[list[dict], dict[str, list[dict]]]:
@@ -74,7 +75,7 @@ def _load_coco(files: tuple[Path, ...]) -> tuple[list[dict], dict[str, list[dict
     """
     refs, merged, sent_id = [], {key: {} for key in INSTANCES}, 0
     for file in files:
-        for key, records in load_instances(file, None).items():
+        for key, records in load_instances(file).items():
             for record in records if key in merged else ():
                 if merged[key].setdefault(record["id"], record) != record:
                     raise ValueError(f"{file}: {key}: id {record['id']} is something else in a file before it")
@@ -87,16 +88,15 @@ def _load_coco(files: tuple[Path, ...]) -> tuple[list[dict], dict[str, list[dict
     return refs, {key: list(records.values()) for key, records in merged.items()}
 
 
-def load_instances(file: Path, ann_ids: set[int] | None) -> dict[str, list[dict]]:
-    """COCO instances: images, annotations, categories; only annotations of `ann_ids` (None: all) keep their
-    segmentation.
+def load_instances(file: Path, needed: Callable[[dict], bool] = lambda record: True) -> dict[str, list[dict]]:
+    """COCO instances: images, annotations, categories; only annotations that are `needed` keep their segmentation.
 
     Raises ValueError for a file cut short or of another form.
     """
 
     def forget_segmentation(record: dict) -> dict:  # while parsing: all of them would take gigabytes
-        if ann_ids is not None and record.get("id") not in ann_ids:
-            record.pop("segmentation", None)
+        if "segmentation" in record and not needed(record):
+            del record["segmentation"]
         return record
 
     try:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco
 
+from magnet.data.instances import read_instances
 from magnet.refshapes.programs import head
 from magnet.refshapes.scene import SHAPES
 
@@ -70,16 +71,6 @@ def picked_instance(prediction: dict, things: list[dict]) -> int | None:
     """The annotation id of the instance with the largest IoU with a predicted mask (COCO RLE); None if all are 0."""
     overlap = coco.iou([prediction], [thing["segmentation"] for thing in things], [0] * len(things))[0]
     return things[int(overlap.argmax())]["id"] if overlap.any() else None
-
-
-def read_instances(table: pd.DataFrame) -> dict[int, list[dict]]:
-    """image_id -> its annotations, from the instances.json that `table` was read from."""
-    path = Path(table.attrs["root"]) / table.attrs["name"] / "instances.json"
-    found: dict[int, list[dict]] = {int(image_id): [] for image_id in table["image_id"].unique()}
-    for thing in json.loads(path.read_text())["annotations"]:
-        if thing["image_id"] in found:
-            found[thing["image_id"]].append(thing)
-    return found
 
 
 def _guesses(name: str, table: pd.DataFrame, instances: dict[int, list[dict]]) -> pd.DataFrame:

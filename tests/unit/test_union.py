@@ -6,6 +6,7 @@ import pytest
 from refer_toy import Toy
 
 from magnet.data import read_refer
+from magnet.data.instances import read_instances
 from magnet.data.union import PARTS, STEP
 
 SETS = [("refcoco", "unc"), ("refcoco", "google"), ("refcoco+", "unc"), ("refcocog", "umd"), ("refcocog", "google")]
@@ -51,6 +52,8 @@ def test_the_union_holds_no_picture_that_is_scored(tmp_path):
     assert union.loc[union["split"] == "val", "image_id"].tolist() == [2, 8]
     assert union.attrs["left_out"] == {"refcoco": 0, "refcoco+": 2, "refcocog": 2}
     assert union["sent_id"].is_unique and set(union["sent_id"] // STEP) == set(range(len(PARTS)))
+    objects = {image: [thing["id"] for thing in things] for image, things in read_instances(union).items()}
+    assert objects == {image: [image] for image in union["image_id"]}  # the same ones in all three sets: once
 
 
 def test_without_one_of_the_sets_nobody_can_say_what_leaks(tmp_path):
