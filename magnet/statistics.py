@@ -51,7 +51,7 @@ def compare(table_a: pd.DataFrame, table_b: pd.DataFrame, num_draws: int = 10_00
     metrics_a, metrics_b = ratios(table_a), ratios(table_b)
     draws = bootstrap(table_a["image_id"], [*metrics_a.values(), *metrics_b.values()], num_draws, seed)
     draws_a, draws_b = np.split(draws, 2, axis=1)
-    low, high = _interval(draws_a - draws_b)
+    low, high = interval(draws_a - draws_b)
     a, b = _values(metrics_a), _values(metrics_b)
     columns = {"metric": list(metrics_a), "a": a, "b": b, "difference": a - b, "low": low, "high": high}
     return pd.DataFrame({**columns, "n": len(table_a)})
@@ -88,7 +88,7 @@ def image_counts(num_images: int, num_draws: int, seed: int) -> Iterator[np.ndar
 
 def _summary(table: pd.DataFrame, num_draws: int, seed: int) -> dict[str, float]:
     metrics = ratios(table)
-    low, high = _interval(bootstrap(table["image_id"], list(metrics.values()), num_draws, seed))
+    low, high = interval(bootstrap(table["image_id"], list(metrics.values()), num_draws, seed))
     columns = {"": _values(metrics), "_low": low, "_high": high}
     summary = {name + end: float(column[i]) for i, name in enumerate(metrics) for end, column in columns.items()}
     return summary | {"n": len(table)}
@@ -103,7 +103,8 @@ def _percent(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
         return 100 * np.asarray(top) / bottom
 
 
-def _interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends (K,) of the 95 % percentile interval of draws (num_draws, K); NaN without draws."""
     if not len(draws):
         return np.full((2, draws.shape[1]), np.nan)
     with warnings.catch_warnings():
@@ -126,7 +127,7 @@ def _paired(table_a: pd.DataFrame, table_b: pd.DataFrame) -> tuple[pd.DataFrame,
     if protocols[0] != protocols[1]:
         raise ValueError(f"a was scored under {protocols[0]!r}, b under {protocols[1]!r}; evaluate both under one")
     for name, own, other in (("a", table_a, table_b), ("b", table_b, table_a)):
-        _check_ids(name, own["sent_id"], other["sent_id"])
+        check_ids(name, own["sent_id"], other["sent_id"])
     pair = [table.iloc[table["sent_id"].argsort()].reset_index(drop=True) for table in (table_a, table_b)]
     for column in {"image_id", "area"} & set(table_a) & set(table_b):
         differs = (pair[0][column] != pair[1][column]).to_numpy()
@@ -136,7 +137,8 @@ def _paired(table_a: pd.DataFrame, table_b: pd.DataFrame) -> tuple[pd.DataFrame,
     return pair[0], pair[1]
 
 
-def _check_ids(name: str, own: pd.Series, other: pd.Series) -> None:
+def check_ids(name: str, own: pd.Series, other: pd.Series) -> None:
+    """ValueError where the sent_ids of the table `name` come twice, or lack some of the other table's."""
     twice = own[own.duplicated()]
     if len(twice):
         raise ValueError(f"{name} holds {len(twice)} expressions twice, first sent_id {twice.head().tolist()}")
