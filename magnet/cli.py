@@ -326,7 +326,7 @@ def ablate(
     """Train and score the variants of a study with several seeds, and say what they show and how sure that is.
 
     STUDY: a name, or a JSON file with a study of your own; without one the studies and their claims are listed. A run
-    takes at most eight minutes on two cores, a study of 8 variants and 5 seeds about five hours. Ctrl-C is safe: the
+    is made to take at most eight minutes on two cores; 8 variants with 5 seeds take some hours. Ctrl-C is safe: the
     same command goes on. Runs that are done are not done again, wherever they were made; one that fails does not stop
     the others. --shard 0/2 and --shard 1/2 share the work of two machines; --variants and --seeds run a part.
     --table trains nothing and only reads what is there. --smoke runs all of it at no useful size, a minute or two, and
@@ -341,13 +341,13 @@ def ablate(
     from magnet.workbench.ablate import ablate as run
     from magnet.workbench.ablate import smoke_place
     from magnet.workbench.study_report import report_study
-    from magnet.workbench.study_results import read_results
+    from magnet.workbench.study_results import read_finished
 
     part, found, failed = _shard(shard), studies.find(study), {}
     with smoke_place(found, root) if smoke else nullcontext((found, root)) as (found, root):
         if not table:
             failed = run(found, seeds, variants, part, root)
-        for file in report_study(read_results(found, root), shlex.join(["magnet", *sys.argv[1:]])):
+        for file in report_study(read_finished(found, root), shlex.join(["magnet", *sys.argv[1:]])):
             print(file)
     if failed:
         errors = "; ".join(f"{name}: {error}" for name, error in failed.items())

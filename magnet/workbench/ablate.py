@@ -100,11 +100,11 @@ def is_done(study: Study, pair: Pair, folder: Path = FOLDER) -> bool:
     if not (table.exists() and facts.exists()):
         return False
     found, wanted = runs.read_json(facts), study.digest(*pair)
-    if found["digest"] != wanted:
+    if found.get("digest") != wanted:
         now = runs.config_to_dict(study.config(*pair))
         raise ValueError(
-            f"{table} was made with configuration {found['digest']}, the study {study.name} now has {wanted} "
-            f"({_difference(found['config'], now)}); move {table.parent} away, or give the study another name"
+            f"{table} was made with configuration {found.get('digest')}, the study {study.name} now has {wanted} "
+            f"({_difference(found.get('config', {}), now)}); move {table.parent} away, or give the study another name"
         )
     return True
 

@@ -110,18 +110,17 @@ class Study:
         return runs.config_hash(self.config(variant, seed), self.digest(init, seed) if init else None)
 
     def contrasts(self) -> dict[str, dict[str, float]]:
-        """name -> weight of each variant's score in it: the comparisons, and the factorial's effects.
+        """name -> weight of each variant's score in it: the factorial's effects, then the comparisons.
 
         A part's effect is its mean over all settings of the others. An interaction is in points beyond the sum: of two
         parts, what one is worth more beside the other than without it; of three, how much the third changes that.
         """
-        found = {name: {a: 1.0, b: -1.0} for name, a, b in self.comparisons}
-        factors = self.factors
+        found, factors = {}, self.factors
         for order in range(1, len(factors) + 1):
             for some in combinations(factors, order):
                 signs = {v: prod(1 if part in on else -1 for part in some) for v, on in self.factorial.items()}
                 found[" × ".join(some)] = {v: sign / 2 ** (len(factors) - order) for v, sign in signs.items()}
-        return found
+        return found | {name: {a: 1.0, b: -1.0} for name, a, b in self.comparisons}
 
     def smoke(self) -> "Study":
         """The same at a size that shows whether everything runs, and nothing else."""

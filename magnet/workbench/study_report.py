@@ -26,7 +26,9 @@ def report_study(results: Results, command: str, tables: Path = TABLES, figures:
     study = results.study
     variants, effects, groups = variant_table(results), effect_table(results), group_table(results)
     said = _said(results)
-    short = {"Variants": short_variants(variants, study), "Effects": short_effects(effects, study)}
+    short = {"Variants": short_variants(variants, study)}
+    if len(effects):
+        short["Effects"] = short_effects(effects, study)
     print("\n".join(said))
     for title, table in short.items():
         print(f"\n{title}\n{table.to_string(index=False)}")
@@ -37,7 +39,7 @@ def report_study(results: Results, command: str, tables: Path = TABLES, figures:
     for end, text in texts.items():
         files.append(runs.atomic_write(Path(f"{place}{end}"), lambda file, text=text: file.write_text(text)))
     if len(effects):
-        figure = effect_forest(effects[(effects["score"] == "oIoU")], _title(study))
+        figure = effect_forest(effects[effects["score"] == "oIoU"], _title(study))
         picture = figures / f"study_{study.name}.png"
         files.append(runs.atomic_write(picture, lambda file: figure.savefig(file, format="png", bbox_inches="tight")))
     return files
@@ -56,8 +58,6 @@ def short_variants(table: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 def short_effects(table: pd.DataFrame, study: Study) -> pd.DataFrame:
     """As printed: the effects on oIoU, mIoU and errors on the split that decides, in points."""
-    if not len(table):
-        return pd.DataFrame()
     rows = table[table["split"] == study.splits[0]]
     between = {
         f"{name} interval": [f"[{low:+.1f}, {high:+.1f}]" for low, high in rows[[f"{name}_low", f"{name}_high"]].values]

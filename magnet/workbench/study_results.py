@@ -11,6 +11,7 @@ import pandas as pd
 
 from magnet import runs
 from magnet.data import read_refer
+from magnet.evaluate import read_results
 from magnet.metrics import PROTOCOLS
 from magnet.statistics import check_ids
 from magnet.workbench.ablate import FOLDER, Pair, code_version, is_done, name_of, paths
@@ -40,7 +41,7 @@ class Results:
         return np.array(rows).reshape(len(seeds), len(self.pairs)), seeds
 
 
-def read_results(study: Study, root: str | Path | None = None, folder: Path = FOLDER) -> Results:
+def read_finished(study: Study, root: str | Path | None = None, folder: Path = FOLDER) -> Results:
     """All runs of the study that are there, seeds beyond its own included.
 
     Raises FileNotFoundError where there is none, ValueError where one has another configuration, or was scored on other
@@ -50,7 +51,7 @@ def read_results(study: Study, root: str | Path | None = None, folder: Path = FO
     if not pairs:
         raise FileNotFoundError(f"no finished run in {folder / study.name}; make them with: magnet ablate {study.name}")
     files = [paths(study, pair, folder) for pair in pairs]
-    tables, facts = [pd.read_parquet(table) for table, _ in files], [runs.read_json(about) for _, about in files]
+    tables, facts = [read_results(table) for table, _ in files], [runs.read_json(about) for _, about in files]
     for pair, table, about in zip(pairs, tables, facts):
         _check_same(study, (pairs[0], tables[0], facts[0]), (pair, table, about))
     ids = tables[0]["sent_id"]
