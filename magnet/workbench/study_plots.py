@@ -21,7 +21,7 @@ def effect_forest(effects: pd.DataFrame, title: str) -> Figure:
     splits = effects["split"].unique()
     names = effects["contrast"].unique()
     figure = Figure(figsize=(2.4 + 2.7 * len(splits), 1.5 + 0.42 * len(names)), layout="constrained")
-    axes = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(splits), sharex=True, sharey=True, squeeze=False)[0]
     for axis, split in zip(axes, splits):
         rows = effects[effects["split"] == split].set_index("contrast").loc[names]
         _panel(axis, rows)

@@ -98,7 +98,7 @@ def _scores(study: Study, tables: list[pd.DataFrame]) -> dict[str, tuple[np.ndar
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader of the tables must know: missing runs, and code other than the present one's."""
+    """What a reader of the tables must know: missing runs, code other than the present one's, several machines."""
     study, said = results.study, []
     missing = [name_of(pair) for pair in study.chosen() if pair not in results.pairs]
     if missing:
@@ -108,4 +108,6 @@ def notes(results: Results) -> list[str]:
     if others := sorted(versions - {now}):
         mixed = "; runs of several versions are compared, see column code" if len(versions) > 1 else ""
         said.append(f"made with another version of the code, {', '.join(others)}, than this one, {now}{mixed}")
+    if len(machines := sorted({one["hardware"] for one in results.facts})) > 1:
+        said.append(f"made on several machines, whose arithmetic may differ: {'; '.join(machines)}")
     return said

@@ -223,6 +223,8 @@ def test_what_is_missing_and_other_code_are_said(go, tmp_path, monkeypatch):
     path.write_text(json.dumps(runs.read_json(path) | {"version": "0.0.9 (abc)"}))
     said = notes(read_finished(study(), ASSETS, tmp_path / "studies"))
     assert "another version of the code, 0.0.9 (abc)" in said[1] and "several versions are compared" in said[1]
+    path.write_text(json.dumps(runs.read_json(path) | {"hardware": "a GPU"}))
+    assert "several machines" in notes(read_finished(study(), ASSETS, tmp_path / "studies"))[2]
 
 
 def command(monkeypatch, *arguments) -> int:
