@@ -38,7 +38,7 @@ def made_up_results() -> Results:
     iou, one = generator.beta(2, 1, union.shape), np.ones_like(union)
     scores = {"oIoU": (union * iou, union), "mIoU": (iou, one)}
     scores |= {f"{kind} errors": ((generator.random(union.shape) < 0.1).astype(float), one) for kind in study.errors}
-    facts = {"parameters": 1e6, "forward_gflop": 0.1, "hours": 0.1, "version": "made up"}
+    facts = {"parameters": 1e6, "forward_gflop": 0.1, "hours": 0.1, "version": "made up", "hardware": "made up"}
     return Results(study, expressions, pairs, scores, [facts] * len(pairs))
 
 

@@ -54,8 +54,10 @@ def ablate(
         try:
             said = _make(study, pair, failed, root, folder, progress)
         except KeyboardInterrupt as stopped:
-            there = f"{number - 1 - len(failed)} of {len(pairs)} runs of {study.name} are done"
-            raise KeyboardInterrupt(f"{str(stopped) or 'stopped'}\n{there}; the same command goes on from here") from None
+            there = (
+                f"{number - 1 - len(failed)} of {len(pairs)} runs of {study.name} are done; the same command goes on"
+            )
+            raise KeyboardInterrupt(f"{str(stopped) or 'stopped'}\n{there}") from None
         except Exception as error:  # one that fails, for whatever reason, must not cost a night
             _logger.error("%s failed", name_of(pair), exc_info=error)
             failed[name_of(pair)], said = error, f"failed: {error}"

@@ -3,7 +3,8 @@
 results/tables/study_<name>.csv            # a row a variant
 results/tables/study_<name>_effects.csv    # a row an effect, with intervals and verdict
 results/tables/study_<name>_groups.csv     # the same by kind and tag, without verdicts
-results/tables/study_<name>.md, .tex       # the first two, short
+results/tables/study_<name>_errors.csv     # shares of errors by number of distractors, where a study asks for them
+results/tables/study_<name>.md, .tex       # all but the groups, short
 results/figures/study_<name>.png
 """
 
@@ -16,7 +17,7 @@ from magnet.workbench.benchmark import write_table
 from magnet.workbench.study import Study
 from magnet.workbench.study_plots import effect_forest
 from magnet.workbench.study_results import Results, notes
-from magnet.workbench.verdicts import effect_table, group_table, variant_table
+from magnet.workbench.verdicts import effect_table, error_table, group_table, variant_table
 
 TABLES, FIGURES = Path("results/tables"), Path("results/figures")
 
@@ -25,15 +26,17 @@ def report_study(results: Results, command: str, tables: Path = TABLES, figures:
     """Print what the runs show and write all files; gives their paths. command: what the reader types for the same."""
     study = results.study
     variants, effects, groups = variant_table(results), effect_table(results), group_table(results)
-    said = _said(results)
+    errors, said = error_table(results), _said(results)
     short = {"Variants": short_variants(variants, study)}
     if len(effects):
         short["Effects"] = short_effects(effects, study)
+    if len(errors):
+        short[f"Errors on {study.splits[0]}, percent"] = short_errors(errors)
     print("\n".join(said))
     for title, table in short.items():
         print(f"\n{title}\n{table.to_string(index=False)}")
     place = tables / f"study_{study.name}"
-    whole = {"": variants, "_effects": effects, "_groups": groups}
+    whole = {"": variants, "_effects": effects, "_groups": groups, "_errors": errors}
     files = [write_table(table, Path(f"{place}{end}.csv"), command) for end, table in whole.items() if len(table)]
     texts = {".md": markdown(said, short, command), ".tex": latex(said, short, command)}
     for end, text in texts.items():
@@ -49,9 +52,8 @@ def short_variants(table: pd.DataFrame, study: Study) -> pd.DataFrame:
     """As printed: mean ± standard deviation over seeds, percent; millions of parameters; GFLOP; hours a run."""
     short = table[["variant"]].assign(seeds=[f"{n} of {of}" for n, of in table[["n", "of"]].values])
     for split in study.splits:
-        for score in ("oIoU", "mIoU", *(f"{kind} errors" for kind in study.errors)):
-            name = f"{split} {score}"
-            short[name] = [_spread(*pair) for pair in table[[name, f"{name} sd"]].itertuples(index=False)]
+        for name in (f"{split} oIoU", f"{split} mIoU"):
+            short[name] = _spreads(table, name)
     short["M parameters"] = (table["parameters"] / 1e6).map(_number)
     return short.assign(**{name: table[name].map(_number) for name in ("GFLOP", "hours")}, code=table["code"])
 
@@ -65,6 +67,12 @@ def short_effects(table: pd.DataFrame, study: Study) -> pd.DataFrame:
     }
     shown = rows[["score", "contrast", "seeds"]].assign(difference=rows["difference"].map("{:+.1f}".format), **between)
     return shown.assign(verdict=rows["verdict"]).replace({"[+nan, +nan]": "–", "+nan": "–"})
+
+
+def short_errors(table: pd.DataFrame) -> pd.DataFrame:
+    """As printed: mean ± standard deviation over seeds."""
+    names = [name for name in table if name.endswith(" errors")]
+    return table.iloc[:, :3].assign(**{name: _spreads(table, name) for name in names})
 
 
 def markdown(said: list[str], tables: dict[str, pd.DataFrame], command: str) -> str:
@@ -104,6 +112,10 @@ def _said(results: Results) -> list[str]:
 
 def _title(study: Study) -> str:
     return f"{study.name}: what each part adds to oIoU"
+
+
+def _spreads(table: pd.DataFrame, name: str) -> list[str]:
+    return [_spread(*pair) for pair in table[[name, f"{name} sd"]].itertuples(index=False)]
 
 
 def _spread(mean: float, deviation: float) -> str:

@@ -81,6 +81,23 @@ def _effects(results: Results, values: np.ndarray, draws: np.ndarray) -> list[di
     return rows
 
 
+def error_table(results: Results) -> pd.DataFrame:
+    """Shares (percent) of the study's kinds of errors on the split that decides, by how many objects could be mistaken
+    for the one that is meant: a row a variant and count, mean and standard deviation over seeds."""
+    rows = results.expressions[results.expressions["split"] == results.study.splits[0]]
+    count = next((tag for tag in ("distractors", "num_same_category") if tag in rows), None)
+    table = []
+    for variant in results.study.variants if count and results.study.errors else ():
+        mine = [i for i, (name, _) in enumerate(results.pairs) if name == variant]
+        for value, part in rows.groupby(count):
+            row = {"variant": variant, count: value, "expressions": len(part)}
+            for name, share in _values(results, part.index.to_numpy()).items():
+                if name.endswith(" errors"):
+                    row |= {name: _mean(share[mine]), f"{name} sd": _deviation(share[mine])}
+            table.append(row)
+    return pd.DataFrame(table)
+
+
 def group_table(results: Results, num_draws: int = GROUP_DRAWS) -> pd.DataFrame:
     """A row for each split, tag, its value, score and contrast: the difference (points) and both intervals at 95 %.
 

@@ -12,10 +12,10 @@ from magnet.statistics import compare, image_counts
 from magnet.workbench import verdicts
 from magnet.workbench.study import Study
 from magnet.workbench.study_plots import effect_forest
-from magnet.workbench.study_report import latex, markdown, report_study, short_effects, short_variants
+from magnet.workbench.study_report import latex, markdown, report_study, short_effects, short_errors, short_variants
 from magnet.workbench.study_results import Results
 
-FACTS = {"parameters": 3e6, "forward_gflop": 0.4, "hours": 0.1, "version": "0.1.0 (abc)"}
+FACTS = {"parameters": 3e6, "forward_gflop": 0.4, "hours": 0.1, "version": "0.1.0 (abc)", "hardware": "a laptop"}
 FOUR = {"none": (), "a": ("A",), "b": ("B",), "ab": ("A", "B")}
 
 
@@ -214,6 +214,19 @@ def test_groups_are_the_differences_of_their_rows():
     assert (found["seed_low"], found["seed_high"]) == pytest.approx(verdicts.t_interval(each, 0.05))
     assert found["image_low"] < found["difference"] < found["image_high"] and "verdict" not in table
     assert set(table.index.get_level_values("score")) == {"mIoU", "part errors"}, "oIoU hangs on few objects"
+
+
+def test_errors_are_counted_by_distractors():
+    results = made_up(study(errors=("part",), splits=("val", "testA")), {"a": 0.1})
+    rows = results.expressions.assign(distractors=np.arange(600) // 2 % 3)
+    table = verdicts.error_table(replace(results, expressions=rows))
+    assert table["expressions"].sum() == 2 * 300 and list(table["variant"]) == ["a"] * 3 + ["b"] * 3
+    chosen = ((rows["split"] == "val") & (rows["distractors"] == 2)).to_numpy()
+    shares = 100 * results.scores["part errors"][0][chosen][:, 5:].mean(axis=0)
+    assert table["part errors"].iloc[5] == pytest.approx(shares.mean())
+    assert table["part errors sd"].iloc[5] == pytest.approx(shares.std(ddof=1))
+    assert short_errors(table)["part errors"].iloc[5] == f"{shares.mean():.1f} ± {shares.std(ddof=1):.1f}"
+    assert verdicts.error_table(made_up(study(), {})).empty
 
 
 def test_files_hold_what_is_printed(tmp_path, capsys):
