@@ -55,6 +55,7 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
     ("thirteen real RefCOCOg objects by heart, oIoU, `original`", "≥ 90", "real_objects", "oIoU"),
     ("RefShapes, scenes per second on one core, 96 px", "≥ 500", "refshapes", "scene, picture"),
     ("bootstrap, 10,000 draws, 10,834 rows, 1,500 images", "≤ 2 s", "bootstrap", "summarize"),
+    ("analysis of a study: 8 variants, 5 seeds, 10,000 expressions", "≤ 30 s", "studies", "analysis"),
     ("`import magnet`", "≤ 0.5 s", "training", "import magnet"),
     ("training with the loader, speed over one cached batch", "≥ 0.9", "training", "speed with the loader"),
     ("`make test` after set-up", "≤ 12 min", "tests", "make test"),

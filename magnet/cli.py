@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
@@ -308,17 +309,65 @@ def benchmark_weights(
     from magnet.workbench.published import COLUMNS
     from magnet.workbench.weights import benchmark_weights as benchmark
 
-    index, _, num = shard.partition("/")
-    if not (index.isdigit() and num.isdigit()):
-        raise ValueError(f"--shard {shard}: two numbers are needed, as in 0/2")
     chosen = COLUMNS if columns == "all" else None
-    table = benchmark(source, root, chosen, precision, (int(index), int(num)), batch_size)
+    table = benchmark(source, root, chosen, precision, _shard(shard), batch_size)
     shown = [name for name in table if name in ("column", "protocol", "n", "seconds_per_expression") or "oIoU" in name]
     published = [name for name in table if name.startswith("published") and table[name].notna().any()]
     print(table[[*shown, *published]].to_string(index=False, float_format="{:.2f}".format) if len(table) else
           "no column is whole yet; run the other shards")  # fmt: skip
     if output and len(table):
         print(write_table(table, output, shlex.join(["magnet", *sys.argv[1:]])))
+
+
+def ablate(
+    study: Positional[str | None] = None, variants: tuple[str, ...] = (), seeds: tuple[int, ...] = (),
+    shard: str = "0/1", table: bool = False, smoke: bool = False, root: Path | None = None,
+) -> None:  # fmt: skip
+    """Train and score the variants of a study with several seeds, and say what they show and how sure that is.
+
+    STUDY: a name, or a JSON file with a study of your own; without one the studies and their claims are listed. A run
+    is made to take at most eight minutes on two cores; 8 variants with 5 seeds take some hours. Ctrl-C is safe: the
+    same command goes on. Runs that are done are not done again, wherever they were made; one that fails does not stop
+    the others. --shard 0/2 and --shard 1/2 share the work of two machines; --variants and --seeds run a part.
+    --table trains nothing and only reads what is there. --smoke runs all of it at no useful size, a minute or two, and
+    keeps nothing.
+
+    Writes two small files a run to results/studies/STUDY/, tables to results/tables/study_STUDY* (CSV, Markdown,
+    LaTeX), a figure to results/figures/; trained weights lie in results/runs/. Needs RefShapes: magnet data shapes.
+    """
+    if study is None:
+        return _list_studies()
+    from magnet.workbench import studies
+    from magnet.workbench.ablate import ablate as run
+    from magnet.workbench.ablate import smoke_place
+    from magnet.workbench.study_report import report_study
+    from magnet.workbench.study_results import read_finished
+
+    part, found, failed = _shard(shard), studies.find(study), {}
+    with smoke_place(found, root) if smoke else nullcontext((found, root)) as (found, root):
+        if not table:
+            failed = run(found, seeds, variants, part, root)
+        for file in report_study(read_finished(found, root), shlex.join(["magnet", *sys.argv[1:]])):
+            print(file)
+    if failed:
+        errors = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        print(f"magnet: {len(failed)} runs failed; the same command tries them again: {errors}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _list_studies() -> None:
+    from magnet.workbench.studies import STUDIES
+
+    for name, make in STUDIES.items():
+        study = make()
+        print(f"{name}: {len(study.variants)} variants, {len(study.seeds)} seeds\n  {study.claim}.")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, num = text.partition("/")
+    if not (index.isdigit() and num.isdigit()):
+        raise ValueError(f"--shard {text}: two numbers are needed, as in 0/2")
+    return int(index), int(num)
 
 
 def notebooks_run(names: Positional[tuple[str, ...]] = (), smoke: bool = False, in_place: bool = False) -> None:
@@ -341,6 +390,7 @@ COMMANDS = {
     "score": score,
     "convert": convert,
     "report": report,
+    "ablate": ablate,
     "benchmark speed": benchmark_speed,
     "benchmark variants": benchmark_variants,
     "benchmark weights": benchmark_weights,

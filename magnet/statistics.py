@@ -128,7 +128,7 @@ def _paired(table_a: pd.DataFrame, table_b: pd.DataFrame) -> tuple[pd.DataFrame,
     if protocols[0] != protocols[1]:
         raise ValueError(f"a was scored under {protocols[0]!r}, b under {protocols[1]!r}; evaluate both under one")
     for name, own, other in (("a", table_a, table_b), ("b", table_b, table_a)):
-        _check_ids(name, own["sent_id"], other["sent_id"])
+        check_ids(name, own["sent_id"], other["sent_id"])
     pair = [table.iloc[table["sent_id"].argsort()].reset_index(drop=True) for table in (table_a, table_b)]
     for column in {"image_id", "area"} & set(table_a) & set(table_b):
         differs = (pair[0][column] != pair[1][column]).to_numpy()
@@ -138,7 +138,8 @@ def _paired(table_a: pd.DataFrame, table_b: pd.DataFrame) -> tuple[pd.DataFrame,
     return pair[0], pair[1]
 
 
-def _check_ids(name: str, own: pd.Series, other: pd.Series) -> None:
+def check_ids(name: str, own: pd.Series, other: pd.Series) -> None:
+    """ValueError where the sent_ids of the table `name` come twice, or lack some of the other table's."""
     twice = own[own.duplicated()]
     if len(twice):
         raise ValueError(f"{name} holds {len(twice)} expressions twice, first sent_id {twice.head().tolist()}")

@@ -32,23 +32,27 @@ SPLITS = ("val", "testA", "testB", "testC", "testR")
 
 def demo_config(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path | None = None) -> Config:
     """The recipe with its steps and all that is counted in them cut to the share `minutes` is of the full demo."""
-    config = magnet.recipe(RECIPE, seed=seed)
     share = minutes / FULL_MINUTES
-    optim = config.optim
-    steps = max(2, round(optim.num_steps * share))
-    optim = dataclasses.replace(
-        optim, num_steps=steps, val_every=max(1, round(optim.val_every * share)),
-        warmup_steps=round(optim.warmup_steps * share),
-    )  # fmt: skip
-    data = dataclasses.replace(
-        config.data,
-        root=None if root is None else str(root),
-        easy_first=round(config.data.easy_first * share),
-    )
+    config = shortened(magnet.recipe(RECIPE, seed=seed), share)
     vision = config.model.vision
     vision = dataclasses.replace(vision, pretraining_steps=max(1, round(vision.pretraining_steps * share)))
     model = dataclasses.replace(config.model, vision=vision)
-    return dataclasses.replace(config, model=model, optim=optim, data=data)
+    data = dataclasses.replace(config.data, root=None if root is None else str(root))
+    return dataclasses.replace(config, model=model, data=data)
+
+
+def shortened(config: Config, share: float) -> Config:
+    """A recipe that counts in steps, with that share of them, of its warm-up and of its curriculum.
+
+    The vision backbone learns names as long as before: it is shared with every run that has the same.
+    """
+    optim = config.optim
+    optim = dataclasses.replace(
+        optim, num_steps=max(2, round(optim.num_steps * share)), val_every=max(1, round(optim.val_every * share)),
+        warmup_steps=round(optim.warmup_steps * share),
+    )  # fmt: skip
+    data = dataclasses.replace(config.data, easy_first=round(config.data.easy_first * share))
+    return dataclasses.replace(config, optim=optim, data=data)
 
 
 def run_demo(minutes: float = FULL_MINUTES, seed: int = 0, root: str | Path | None = None) -> runs.Run:

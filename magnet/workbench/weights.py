@@ -51,7 +51,7 @@ def benchmark_weights(
     columns = columns or _own_columns(config, root, path)
     expressions = {name: _expressions(root, config, *column) for name, column in columns.items()}
     home = folder / f"{_name(path)}-{_fingerprint(path)}-{precision}"
-    places = {name: home / "-".join((*column, _digest(expressions[name]))) for name, column in columns.items()}
+    places = {name: home / "-".join((*column, digest(expressions[name]))) for name, column in columns.items()}
     missing = [part for name in columns for part in _missing(expressions[name], places[name], shard)]
     if missing:
         model = load_released(path) if is_checkpoint(path) else runs.find(source).load_model()
@@ -81,7 +81,7 @@ def _fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
-def _digest(expressions: pd.DataFrame) -> str:
+def digest(expressions: pd.DataFrame) -> str:
     facts = expressions[["sent_id", "text", "rle"]].to_csv(index=False)
     return hashlib.sha256(facts.encode()).hexdigest()[:6]
 

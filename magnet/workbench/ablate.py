@@ -1,0 +1,193 @@
+"""`magnet ablate STUDY`: trains and scores every variant with every seed, and keeps what an analysis needs, small.
+
+results/studies/<study>/<variant>-<seed>.parquet   # a row an expression: split, sent_id, I, U, error
+results/studies/<study>/<variant>-<seed>.json      # configuration, cost, and from what it was made
+
+I and U are pixels, error is a kind of errors.py. A run whose two files are there is done, wherever it was made.
+Trained weights stay in results/runs.
+"""
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+import magnet
+from magnet import runs
+from magnet.data import read_refer, select_split
+from magnet.workbench.benchmark import Stepper
+from magnet.workbench.study import Study
+from magnet.workbench.weights import digest
+
+FOLDER = Path("results/studies")
+COLUMNS = ["split", "sent_id", "I", "U", "error"]
+Pair = tuple[str, int]  # variant, seed
+_logger = logging.getLogger(__name__)
+
+
+def ablate(
+    study: Study, seeds: tuple[int, ...] = (), variants: tuple[str, ...] = (), shard: tuple[int, int] = (0, 1),
+    root: str | Path | None = None, folder: Path = FOLDER, progress: bool = True,
+) -> dict[str, Exception]:  # fmt: skip
+    """Make what is missing of the study's runs, seed by seed; gives the error of each that failed, by its name.
+
+    Args:
+        seeds, variants: only these; () is all.
+        shard: (i, n): every n-th run from i on, with the runs that start from it.
+        root: data folder, as `read_refer` takes it.
+    Raises ValueError for an unknown variant, for a setting that does not exist, or where a file holds the results of
+    another configuration; FileNotFoundError where the data is not there; KeyboardInterrupt saying how to go on.
+    """
+    pairs = share(study, study.chosen(variants, seeds), shard)
+    missing = [pair for pair in pairs if not is_done(study, pair, folder)]
+    _check_data(study, missing, root)
+    failed, times = {}, []
+    for number, pair in enumerate(missing, start=len(pairs) - len(missing) + 1):
+        began = time.monotonic()
+        try:
+            said = _make(study, pair, failed, root, folder, progress)
+        except KeyboardInterrupt as stopped:
+            there = (
+                f"{number - 1 - len(failed)} of {len(pairs)} runs of {study.name} are done; the same command goes on"
+            )
+            raise KeyboardInterrupt(f"{str(stopped) or 'stopped'}\n{there}") from None
+        except Exception as error:  # one that fails, for whatever reason, must not cost a night
+            _logger.error("%s failed", name_of(pair), exc_info=error)
+            failed[name_of(pair)], said = error, f"failed: {error}"
+        times.append(time.monotonic() - began)
+        left = timedelta(seconds=round(sum(times) / len(times) * (len(pairs) - number)))
+        print(f"[{number}/{len(pairs)}] {study.name} {name_of(pair)}: {said}; about {left} left", flush=True)
+    return failed
+
+
+@contextmanager
+def smoke_place(study: Study, root: str | Path | None = None) -> Iterator[tuple[Study, Path]]:
+    """The study at no useful size and a data folder, by default the shipped one, while the working folder is a
+    temporary one: nothing is kept."""
+    root = Path(root).resolve() if root else Path(magnet.__file__).parent / "assets"
+    with TemporaryDirectory() as folder, chdir(folder):
+        yield study.smoke(), root
+
+
+def share(study: Study, pairs: list[Pair], shard: tuple[int, int]) -> list[Pair]:
+    """Every n-th run from the i-th on. What starts from a run goes where that one is."""
+    index, num = shard
+    if not 0 <= index < num:
+        raise ValueError(f"shard {index}/{num}: the first number is one from 0 to {num - 1}")
+    first = {pair: (study.start(pair[0]) or pair[0], pair[1]) for pair in pairs}
+    mine = set(list(dict.fromkeys(first.values()))[index::num])
+    return [pair for pair in pairs if first[pair] in mine]
+
+
+def name_of(pair: Pair) -> str:
+    return f"{pair[0]}-{pair[1]}"
+
+
+def paths(study: Study, pair: Pair, folder: Path = FOLDER) -> tuple[Path, Path]:
+    """The table and the facts of a run."""
+    place = folder / study.name
+    return place / f"{name_of(pair)}.parquet", place / f"{name_of(pair)}.json"
+
+
+def is_done(study: Study, pair: Pair, folder: Path = FOLDER) -> bool:
+    """Whether its results are there; ValueError where they are those of another configuration."""
+    table, facts = paths(study, pair, folder)
+    if not (table.exists() and facts.exists()):
+        return False
+    found, wanted = runs.read_json(facts), study.digest(*pair)
+    if found.get("digest") != wanted:
+        now = runs.config_to_dict(study.config(*pair))
+        raise ValueError(
+            f"{table} was made with configuration {found.get('digest')}, the study {study.name} now has {wanted} "
+            f"({_difference(found.get('config', {}), now)}); move {table.parent} away, or give the study another name"
+        )
+    return True
+
+
+def _difference(there: dict, now: dict, where: str = "") -> str:
+    """The first setting that differs."""
+    for key in now.keys() | there.keys():
+        own, other = there.get(key), now.get(key)
+        if isinstance(own, dict) and isinstance(other, dict) and own != other:
+            return _difference(own, other, f"{where}{key}.")
+        if own != other:
+            return f"{where}{key} = {own!r} there, {other!r} now"
+    return "the run that it starts from is another"
+
+
+# One run --------------------------------------------------------------------------------------------------------------
+
+
+def _check_data(study: Study, pairs: list[Pair], root: str | Path | None) -> None:
+    """Before hours of training: are all splits there, and does every configuration exist."""
+    for variant in dict.fromkeys(variant for variant, _ in pairs):
+        data = study.config(variant, 0, root).data
+        table = read_refer(data.root, data.name, data.split_by, data.polygon_overlap)
+        for split in study.splits:
+            select_split(table, split)
+
+
+def _make(study: Study, pair: Pair, failed: dict, root: str | Path | None, folder: Path, progress: bool) -> str:
+    """Train, score and write one run; what to say of it."""
+    began, start = time.monotonic(), study.start(pair[0])
+    if start and name_of((start, pair[1])) in failed:
+        raise RuntimeError(f"{name_of((start, pair[1]))}, which it starts from, failed")
+    run = _train(study, pair, root, progress)
+    scored = {split: _score(study, run, split) for split in study.splits}
+    table, facts = paths(study, pair, folder)
+    whole = pd.concat([rows for rows, _ in scored.values()], ignore_index=True)
+    runs.atomic_write(table, lambda file: whole.to_parquet(file, index=False, compression="zstd"))
+    about = _facts(study, pair, run) | {"expressions": {split: made for split, (_, made) in scored.items()}}
+    runs.write_json(facts, about)  # last: with it the run is done
+    first = whole[whole["split"] == study.splits[0]]
+    return f"{study.splits[0]} oIoU {100 * first['I'].sum() / first['U'].sum():.1f}, {_minutes(began)}"
+
+
+def _minutes(began: float) -> str:
+    return f"{(time.monotonic() - began) / 60:.1f} min"
+
+
+def _train(study: Study, pair: Pair, root: str | Path | None, progress: bool) -> runs.Run:
+    """The finished run. One that it starts from is trained first where its folder is not on this machine."""
+    start = study.start(pair[0])
+    init = _train(study, (start, pair[1]), root, progress) if start else None
+    return magnet.fit(study.config(*pair, root), init=init, progress=progress)
+
+
+def _score(study: Study, run: runs.Run, split: str) -> tuple[pd.DataFrame, str]:
+    """Rows of `COLUMNS`, and a digest of sentences and true masks: what else was scored cannot be compared."""
+    from magnet.workbench.errors import error_kinds
+
+    data = run.config.data
+    results = magnet.evaluate(run, split=split, cached=True, num_expressions=study.num_expressions, progress=False)
+    expressions = read_refer(data.root, data.name, data.split_by, data.polygon_overlap)
+    chosen = expressions.set_index("sent_id", drop=False).loc[results["sent_id"]].reset_index(drop=True)
+    chosen.attrs = expressions.attrs
+    table = results.assign(split=split, error=list(error_kinds(results, chosen)))[COLUMNS]
+    table.attrs = {}
+    return table, digest(chosen)
+
+
+def _facts(study: Study, pair: Pair, run: runs.Run) -> dict:
+    """hours: in training steps, from the run's log, so that neither a pause nor an earlier study counts."""
+    log = [line for line in run.log() if "images_per_second" in line]
+    seconds = sum(run.config.optim.batch_size / max(line["images_per_second"], 0.01) for line in log)
+    about = runs.environment()
+    return {
+        "study": study.name, "variant": pair[0], "seed": pair[1], "digest": study.digest(*pair),
+        "config": runs.config_to_dict(study.config(*pair)), "init": study.start(pair[0]),
+        "hours": seconds / 3600, **Stepper(run.config, batch_size=1).cost(), "version": code_version(about),
+        "hardware": ", ".join([about["processor"], *about["gpus"]]), "torch": about["packages"]["torch"],
+        "command": shlex.join(["magnet", *sys.argv[1:]]), "date": date.today().isoformat(),
+    }  # fmt: skip
+
+
+def code_version(about: dict) -> str:
+    return f"{about['packages']['magnet-workbench']} ({about['commit'] or 'commit not known'})"

@@ -1,0 +1,179 @@
+"""A study: variants that differ in what is asked about, seeds, and, stated beforehand, what would refute the claim.
+
+    {
+      "name": "words", "claim": "...", "refuted_by": "...",
+      "variants": {"plain": {}, "grounded": {"grounding": {"ratio": 0.3}}},
+      "comparisons": [["Mask Grounding", "grounded", "plain"]]
+    }
+
+is a study in a file, `magnet ablate words.json`; studies.py has those that come with the package. A variant is what it
+changes, field by field as in config.py; besides it may name another `recipe`, or the variant whose finished run of the
+same seed it starts from, `init`.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from itertools import combinations
+from math import prod
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import magnet
+from magnet import runs
+from magnet.config import Config
+from magnet.workbench.demo import shortened
+
+SHARED = ("batch_size", "num_epochs", "num_steps", "warmup_steps", "val_every", "val_expressions")  # of optim
+LATER = 1000  # added to the seed of a variant that starts from another: its scenes are new ones
+NAME = r"[A-Za-z0-9_]+"  # of studies and variants: they become file names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is trained, compared and asked. Raises ValueError for names that do not fit together."""
+
+    name: str
+    claim: str
+    refuted_by: str  # the result that would, said before there is any
+    variants: dict[str, dict[str, Any]]  # name -> changes of the recipe, and "recipe" or "init"
+    comparisons: tuple[tuple[str, str, str], ...] = ()  # (name, a, b): what a scores above b
+    factorial: dict[str, tuple[str, ...]] = field(default_factory=dict)  # variant -> parts that are on in it
+    errors: tuple[str, ...] = ()  # kinds of errors.py, compared besides the scores
+    recipe: str = "magnet_tiny"  # data and length of the training are its own in every variant
+    num_steps: int | None = 500  # None: the recipe's own
+    changes: dict[str, Any] = field(default_factory=dict)  # of every variant
+    splits: tuple[str, ...] = ("val", "testA", "testB")  # the claim is decided on the first
+    num_expressions: int | None = None  # of each split, evenly spread; None: all
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+    def __post_init__(self):
+        for name in (self.name, *self.variants):
+            if not re.fullmatch(NAME, name):
+                raise ValueError(f"{name!r} names a study or variant: letters, digits and _ are needed, for files")
+        for name, *pair in self.comparisons:
+            self._known(f"comparison {name!r}", *pair)
+        self._known("factorial", *self.factorial)
+        for name in self.variants:
+            if (init := self.start(name)) and self.start(self._known(f"init of {name!r}", init)[0]):
+                raise ValueError(f"variant {name!r} starts from {init!r}, which starts from another: one step at most")
+        parts = {frozenset(on) for on in self.factorial.values()}
+        if self.factorial and not len(parts) == len(self.factorial) == 2 ** len(self.factors):
+            raise ValueError(f"factorial: each set of {', '.join(self.factors)} must be on in exactly one variant")
+
+    def _known(self, where: str, *variants: str) -> tuple[str, ...]:
+        if unknown := [name for name in variants if name not in self.variants]:
+            raise ValueError(f"{where}: no variant {unknown[0]!r} in {self.name}; there are {', '.join(self.variants)}")
+        return variants
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(part for on in self.factorial.values() for part in on))
+
+    def start(self, variant: str) -> str | None:
+        """The variant whose finished run this one starts from."""
+        return self.variants[variant].get("init")
+
+    def chosen(self, variants: tuple[str, ...] = (), seeds: tuple[int, ...] = ()) -> list[tuple[str, int]]:
+        """(variant, seed), all variants of a seed before the next; () is all. ValueError lists what exists."""
+        variants = self._known("--variants", *variants) or tuple(self.variants)
+        return [(variant, seed) for seed in seeds or self.seeds for variant in variants]
+
+    def config(self, variant: str, seed: int, root: str | Path | None = None) -> Config:
+        """The whole run. ValueError names a setting that does not exist and lists those that do.
+
+        A variant that starts from another goes on without the curriculum, on scenes that the other has not met.
+        """
+        own = dict(self.variants[variant])
+        recipe, init = own.pop("recipe", self.recipe), own.pop("init", None)
+        config = changed(changed(self._base(recipe), self.changes), own)
+        data = replace(config.data, root=None if root is None else str(root))
+        if init:
+            data, seed = replace(data, easy_first=0), seed + LATER
+        return replace(config, data=data, seed=seed)
+
+    def _base(self, recipe: str) -> Config:
+        """That recipe with the data, the length of training and the batch of the study's own."""
+        base = magnet.recipe(self.recipe)
+        if self.num_steps and base.optim.num_steps:
+            base = shortened(base, self.num_steps / base.optim.num_steps)
+        optim = replace(base.optim, num_steps=self.num_steps or base.optim.num_steps)
+        if self.num_steps:  # one validation, at the end: the last weights are the run's
+            optim = replace(optim, val_every=self.num_steps, val_expressions=50)
+        own = magnet.recipe(recipe)
+        shared = {name: getattr(optim, name) for name in SHARED}
+        return replace(own, data=base.data, optim=replace(own.optim, **shared))
+
+    def digest(self, variant: str, seed: int) -> str:
+        """Of all that changes this run's numbers, the run it starts from included."""
+        init = self.start(variant)
+        return runs.config_hash(self.config(variant, seed), self.digest(init, seed) if init else None)
+
+    def contrasts(self) -> dict[str, dict[str, float]]:
+        """name -> weight of each variant's score in it: the factorial's effects, then the comparisons.
+
+        A part's effect is its mean over all settings of the others. An interaction is in points beyond the sum: of two
+        parts, what one is worth more beside the other than without it; of three, how much the third changes that.
+        """
+        found, factors = {}, self.factors
+        for order in range(1, len(factors) + 1):
+            for some in combinations(factors, order):
+                signs = {v: prod(1 if part in on else -1 for part in some) for v, on in self.factorial.items()}
+                found[" × ".join(some)] = {v: sign / 2 ** (len(factors) - order) for v, sign in signs.items()}
+        return found | {name: {a: 1.0, b: -1.0} for name, a, b in self.comparisons}
+
+    def smoke(self) -> "Study":
+        """The same at a size that shows whether everything runs, and nothing else."""
+        small = {
+            "model": {"vision": {"pretraining_steps": 1}}, "data": {"image_size": 48},
+            "optim": {"batch_size": 2, "num_processes": 1, "val_expressions": 2},
+        }  # fmt: skip
+        return replace(self, changes=_both(self.changes, small), num_steps=2, seeds=self.seeds[:2], num_expressions=6)
+
+
+def _both(first: dict, second: dict) -> dict:
+    """Nested changes, the second on top."""
+    return first | {
+        key: _both(first[key], value) if isinstance(value, dict) and isinstance(first.get(key), dict) else value
+        for key, value in second.items()
+    }
+
+
+def changed(config: Config, changes: dict[str, Any]) -> Config:
+    """The configuration with nested fields changed, as in {"model": {"fusion": "pwam"}, "grounding": {}}.
+
+    A part that is off, as grounding, is switched on by a dict and off by None. ValueError names an unknown field and
+    lists those that exist, or says which values one takes.
+    """
+    return runs.config_from_dict(_merged(runs.config_to_dict(config), changes, Config))
+
+
+def _merged(values: dict | None, changes: dict, kind: type, where: str = "") -> dict:
+    names = [f.name for f in fields(kind)]
+    merged = dict(values or {})
+    for name, value in changes.items():
+        if name not in names:
+            raise ValueError(f"no setting {where}{name}; there are {', '.join(where + known for known in names)}")
+        hint = get_type_hints(kind)[name]
+        part = next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), None)
+        inside = part is not None and isinstance(value, dict)
+        merged[name] = _merged(merged.get(name), value, part, f"{where}{name}.") if inside else value
+    return merged
+
+
+def read_study(path: str | Path) -> Study:
+    """A study from a JSON file. FileNotFoundError or ValueError name the file and what is wrong."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; a study's file is JSON, see magnet/workbench/study.py")
+    values = runs.read_json(path)
+    names = [f.name for f in dataclasses.fields(Study)]
+    if not isinstance(values, dict) or (unknown := sorted(values.keys() - set(names))):
+        raise ValueError(f"{path}: no field {unknown[0]!r} in a study; there are {', '.join(names)}")
+    try:
+        study = runs.config_from_dict(values, Study)
+        for variant in study.variants:
+            study.config(variant, seed=0)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return study

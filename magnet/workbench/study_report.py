@@ -1,0 +1,128 @@
+"""A study's tables and figure: printed, and as files that stand beside the runs.
+
+results/tables/study_<name>.csv            # a row a variant
+results/tables/study_<name>_effects.csv    # a row an effect, with intervals and verdict
+results/tables/study_<name>_groups.csv     # the same by kind and tag, without verdicts
+results/tables/study_<name>_errors.csv     # shares of errors by number of distractors, where a study asks for them
+results/tables/study_<name>.md, .tex       # all but the groups, short
+results/figures/study_<name>.png
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from magnet import runs
+from magnet.workbench.benchmark import write_table
+from magnet.workbench.study import Study
+from magnet.workbench.study_plots import effect_forest
+from magnet.workbench.study_results import Results, notes
+from magnet.workbench.verdicts import effect_table, error_table, group_table, variant_table
+
+TABLES, FIGURES = Path("results/tables"), Path("results/figures")
+
+
+def report_study(results: Results, command: str, tables: Path = TABLES, figures: Path = FIGURES) -> list[Path]:
+    """Print what the runs show and write all files; gives their paths. command: what the reader types for the same."""
+    study = results.study
+    variants, effects, groups = variant_table(results), effect_table(results), group_table(results)
+    errors, said = error_table(results), _said(results)
+    short = {"Variants": short_variants(variants, study)}
+    if len(effects):
+        short["Effects"] = short_effects(effects, study)
+    if len(errors):
+        short[f"Errors on {study.splits[0]}, percent"] = short_errors(errors)
+    print("\n".join(said))
+    for title, table in short.items():
+        print(f"\n{title}\n{table.to_string(index=False)}")
+    place = tables / f"study_{study.name}"
+    whole = {"": variants, "_effects": effects, "_groups": groups, "_errors": errors}
+    files = [write_table(table, Path(f"{place}{end}.csv"), command) for end, table in whole.items() if len(table)]
+    texts = {".md": markdown(said, short, command), ".tex": latex(said, short, command)}
+    for end, text in texts.items():
+        files.append(runs.atomic_write(Path(f"{place}{end}"), lambda file, text=text: file.write_text(text)))
+    if len(effects):
+        figure = effect_forest(effects[effects["score"] == "oIoU"], _title(study))
+        picture = figures / f"study_{study.name}.png"
+        files.append(runs.atomic_write(picture, lambda file: figure.savefig(file, format="png", bbox_inches="tight")))
+    return files
+
+
+def short_variants(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """As printed: mean ± standard deviation over seeds, percent; millions of parameters; GFLOP; hours a run."""
+    short = table[["variant"]].assign(seeds=[f"{n} of {of}" for n, of in table[["n", "of"]].values])
+    for split in study.splits:
+        for name in (f"{split} oIoU", f"{split} mIoU"):
+            short[name] = _spreads(table, name)
+    short["M parameters"] = (table["parameters"] / 1e6).map(_number)
+    return short.assign(**{name: table[name].map(_number) for name in ("GFLOP", "hours")}, code=table["code"])
+
+
+def short_effects(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """As printed: the effects on oIoU, mIoU and errors on the split that decides, in points."""
+    rows = table[table["split"] == study.splits[0]]
+    between = {
+        f"{name} interval": [f"[{low:+.1f}, {high:+.1f}]" for low, high in rows[[f"{name}_low", f"{name}_high"]].values]
+        for name in ("seed", "image")
+    }
+    shown = rows[["score", "contrast", "seeds"]].assign(difference=rows["difference"].map("{:+.1f}".format), **between)
+    return shown.assign(verdict=rows["verdict"]).replace({"[+nan, +nan]": "–", "+nan": "–"})
+
+
+def short_errors(table: pd.DataFrame) -> pd.DataFrame:
+    """As printed: mean ± standard deviation over seeds."""
+    names = [name for name in table if name.endswith(" errors")]
+    return table.iloc[:, :3].assign(**{name: _spreads(table, name) for name in names})
+
+
+def markdown(said: list[str], tables: dict[str, pd.DataFrame], command: str) -> str:
+    """Headings, tables and the command that makes them again."""
+    parts = [f"`{command}`", *said]
+    for title, table in tables.items():
+        lines = [list(table), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+        parts += [f"## {title}", "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(said: list[str], tables: dict[str, pd.DataFrame], command: str) -> str:
+    """One tabular a table, for a document that takes UTF-8; what is said stands in comments."""
+    comments = "\n".join(f"% {line}" for text in (command, *said) for line in text.split("\n"))
+    return "\n".join([comments, *(f"% {title}\n{_tabular(table)}" for title, table in tables.items())])
+
+
+def _tabular(table: pd.DataFrame) -> str:
+    text = table.to_latex(index=False, escape=True)
+    for plain, written in {"±": r"$\pm$", "×": r"$\times$", "−": "$-$"}.items():  # not every LaTeX knows them
+        text = text.replace(plain, written)
+    return text
+
+
+def _said(results: Results) -> list[str]:
+    study, rows = results.study, results.expressions
+    sizes = ", ".join(f"{split} {len(part):,} expressions" for split, part in rows.groupby("split", sort=False))
+    return [
+        f"{study.name}: {study.claim}.",
+        f"Refuted by: {study.refuted_by}.",
+        f"Percent and points on {sizes}; mean ± standard deviation over seeds. Seed intervals: Student's t, 95 % over "
+        f"the study by Holm's method; image intervals: 95 %, bootstrap. The claim is decided by oIoU on "
+        f"{study.splits[0]}.",
+        *(f"Note: {note}." for note in notes(results)),
+    ]
+
+
+def _title(study: Study) -> str:
+    return f"{study.name}: what each part adds to oIoU"
+
+
+def _spreads(table: pd.DataFrame, name: str) -> list[str]:
+    return [_spread(*pair) for pair in table[[name, f"{name} sd"]].itertuples(index=False)]
+
+
+def _spread(mean: float, deviation: float) -> str:
+    if mean != mean:
+        return "–"
+    return f"{mean:.1f}" if deviation != deviation else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def _number(value: float) -> str:
+    return "–" if value != value else f"{value:.3g}"

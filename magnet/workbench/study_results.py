@@ -1,0 +1,113 @@
+"""A study's finished runs, read and put side by side: only what was made with one configuration on one set of
+expressions is compared.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from magnet import runs
+from magnet.data import read_refer
+from magnet.evaluate import read_results
+from magnet.metrics import PROTOCOLS
+from magnet.statistics import check_ids
+from magnet.workbench.ablate import FOLDER, Pair, code_version, is_done, name_of, paths
+from magnet.workbench.study import Study
+from magnet.workbench.weights import digest
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study's finished runs on the same expressions.
+
+    expressions: (N,) rows of the expression table; scores: name -> ((N, runs) numerator, denominator), its value is 100
+    times the ratio of their sums; facts: what stands beside each run's table.
+    """
+
+    study: Study
+    expressions: pd.DataFrame
+    pairs: list[Pair]
+    scores: dict[str, tuple[np.ndarray, np.ndarray]]
+    facts: list[dict]
+
+    def weights(self, contrast: dict[str, float]) -> tuple[np.ndarray, list[int]]:
+        """A row for each seed that has all of its variants: (seeds, runs), and those seeds."""
+        there = {seed: {v for v, s in self.pairs if s == seed} for seed in sorted({s for _, s in self.pairs})}
+        seeds = [seed for seed, variants in there.items() if contrast.keys() <= variants]
+        rows = [[contrast.get(v, 0.0) * (s == seed) for v, s in self.pairs] for seed in seeds]
+        return np.array(rows).reshape(len(seeds), len(self.pairs)), seeds
+
+
+def read_finished(study: Study, root: str | Path | None = None, folder: Path = FOLDER) -> Results:
+    """All runs of the study that are there, seeds beyond its own included.
+
+    Raises FileNotFoundError where there is none, ValueError where one has another configuration, or was scored on other
+    expressions than the first or than those of the data set under `root`.
+    """
+    pairs = [pair for pair in _there(study, folder) if is_done(study, pair, folder)]
+    if not pairs:
+        raise FileNotFoundError(f"no finished run in {folder / study.name}; make them with: magnet ablate {study.name}")
+    files = [paths(study, pair, folder) for pair in pairs]
+    tables, facts = [read_results(table) for table, _ in files], [runs.read_json(about) for _, about in files]
+    for pair, table, about in zip(pairs, tables, facts):
+        _check_same(study, (pairs[0], tables[0], facts[0]), (pair, table, about))
+    ids = tables[0]["sent_id"]
+    columns = [table.set_index("sent_id").loc[ids] for table in tables]
+    expressions = _expressions(study, ids, facts[0]["expressions"], root)
+    return Results(study, expressions, pairs, _scores(study, columns), facts)
+
+
+def _there(study: Study, folder: Path) -> list[Pair]:
+    files = [re.fullmatch(r"(\w+)-(\d+)\.json", path.name) for path in (folder / study.name).glob("*.json")]
+    order = {variant: place for place, variant in enumerate(study.variants)}
+    pairs = [(file[1], int(file[2])) for file in files if file and file[1] in order]
+    return sorted(pairs, key=lambda pair: (order[pair[0]], pair[1]))
+
+
+def _check_same(study: Study, first: tuple, other: tuple) -> None:
+    (own, own_table, own_facts), (pair, table, facts) = first, other
+    names = [f"{study.name}/{name_of(one)}" for one in (own, pair)]
+    check_ids(f"{names[0]} (against {names[1]})", own_table["sent_id"], table["sent_id"])
+    check_ids(f"{names[1]} (against {names[0]})", table["sent_id"], own_table["sent_id"])
+    if facts["expressions"] != own_facts["expressions"]:
+        raise ValueError(f"{names[0]} and {names[1]} were scored on other sentences or masks under the same sent_ids")
+
+
+def _expressions(study: Study, ids: pd.Series, digests: dict[str, str], root: str | Path | None) -> pd.DataFrame:
+    """The expression table's rows of these sent_ids, in their order."""
+    data = study.config(next(iter(study.variants)), 0, root).data
+    table = read_refer(data.root, data.name, data.split_by, data.polygon_overlap)
+    check_ids(f"{data.name} in {table.attrs['root']}", table["sent_id"], ids)
+    rows = table.set_index("sent_id", drop=False).loc[ids].reset_index(drop=True)
+    for split, made in digests.items():
+        if digest(rows[rows["split"] == split]) != made:
+            there = f"{table.attrs['root']} holds another {split} of {data.name}"
+            raise ValueError(f"{there} than {study.name} was scored on; give the data set of its runs with --root")
+    return rows
+
+
+def _scores(study: Study, tables: list[pd.DataFrame]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    inside, union = (np.stack([table[name].to_numpy(float) for table in tables], axis=1) for name in ("I", "U"))
+    one = np.ones_like(union)
+    scores = {"oIoU": (inside, union), "mIoU": (PROTOCOLS["original"].iou(inside, union), one)}
+    kinds = {kind: np.stack([table["error"] == kind for table in tables], axis=1) for kind in study.errors}
+    return scores | {f"{kind} errors": (rows.astype(float), one) for kind, rows in kinds.items()}
+
+
+def notes(results: Results) -> list[str]:
+    """What a reader of the tables must know: missing runs, code other than the present one's, several machines."""
+    study, said = results.study, []
+    missing = [name_of(pair) for pair in study.chosen() if pair not in results.pairs]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        said.append(f"{len(missing)} of {len(study.chosen())} runs are missing: {shown}")
+    versions, now = {one["version"] for one in results.facts}, code_version(runs.environment())
+    if others := sorted(versions - {now}):
+        mixed = "; runs of several versions are compared, see column code" if len(versions) > 1 else ""
+        said.append(f"made with another version of the code, {', '.join(others)}, than this one, {now}{mixed}")
+    if len(machines := sorted({one["hardware"] for one in results.facts})) > 1:
+        said.append(f"made on several machines, whose arithmetic may differ: {'; '.join(machines)}")
+    return said

@@ -1,0 +1,267 @@
+"""The verdicts: against formulas written another way, against loops, and against what was put in."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from test_plots import pixels
+
+from magnet.statistics import compare, image_counts
+from magnet.workbench import verdicts
+from magnet.workbench.study import Study
+from magnet.workbench.study_plots import effect_forest
+from magnet.workbench.study_report import latex, markdown, report_study, short_effects, short_errors, short_variants
+from magnet.workbench.study_results import Results
+
+FACTS = {"parameters": 3e6, "forward_gflop": 0.4, "hours": 0.1, "version": "0.1.0 (abc)", "hardware": "a laptop"}
+FOUR = {"none": (), "a": ("A",), "b": ("B",), "ab": ("A", "B")}
+
+
+def study(**fields) -> Study:
+    given = {"name": "toy", "claim": "c", "refuted_by": "r", "variants": {"a": {}, "b": {}}, "splits": ("val",)}
+    return Study(**given | {"comparisons": (("A", "a", "b"),)} | fields)
+
+
+def made_up(made, gains, num_seeds=5, num_rows=600, num_images=80, spread=0.02, noise=0.05, seed=0) -> Results:
+    """Runs whose IoU is the same for an expression, plus its variant's gain, its run's luck, and noise."""
+    generator = np.random.default_rng(seed)
+    pairs = [(variant, s) for variant in made.variants for s in range(num_seeds)]
+    union = generator.integers(50, 900, (num_rows, 1)) + np.zeros(len(pairs))
+    shift = np.array([gains.get(variant, 0.0) for variant, _ in pairs]) + spread * generator.normal(size=len(pairs))
+    iou = generator.uniform(0.3, 0.6, (num_rows, 1)) + shift + noise * generator.normal(size=union.shape)
+    inside, one = (union * iou.clip(0, 1)).round(), np.ones_like(union)
+    scores = {"oIoU": (inside, union), "mIoU": (inside / union, one)}
+    scores |= {f"{kind} errors": ((inside / union < 0.4).astype(float), one) for kind in made.errors}
+    rows = np.arange(num_rows)
+    expressions = pd.DataFrame({"sent_id": rows, "image_id": rows % num_images, "kind": np.where(rows % 3, "x", "y")})
+    expressions["split"] = np.array(made.splits)[rows % len(made.splits)]
+    return Results(made, expressions, pairs, scores, [FACTS] * len(pairs))
+
+
+# The rule -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_t_interval_is_scipys():
+    values = np.array([1.2, 0.4, 2.0, 1.1, 0.9])
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert verdicts.t_interval(values, 0.05) == pytest.approx(tuple(expected))
+    assert verdicts.t_interval(values - values.mean(), 0.05)[1] == pytest.approx(
+        2.776 * values.std(ddof=1) / 5**0.5, rel=1e-3
+    )
+    assert np.isnan(verdicts.t_interval(values[:1], 0.05)).all()
+
+
+def test_the_smallest_detectable_difference_is_that_of_the_rule():
+    for num, factor in ((3, 2.48), (5, 1.24)):
+        values = np.random.default_rng(num).normal(size=num)
+        assert verdicts.detectable(values) == pytest.approx(factor * values.std(ddof=1), rel=2e-3)
+    assert np.isnan(verdicts.detectable(np.array([1.0])))
+
+
+def test_holm_by_hand():
+    # three tests: 0.05/3, 0.05/2, 0.05
+    assert verdicts.holm_levels(np.array([0.04, 0.01, 0.02])) == pytest.approx([0.05, 0.05 / 3, 0.025])  # all rejected
+    # 0.03 fails at 0.025: the rest stop there, though 0.04 < 0.05
+    assert verdicts.holm_levels(np.array([0.04, 0.03, 0.01])) == pytest.approx([0.025, 0.025, 0.05 / 3])
+    assert verdicts.holm_levels(np.array([0.9, 0.02, 0.8])) == pytest.approx([0.05 / 3] * 3)  # none
+    assert verdicts.holm_levels(np.array([])).shape == (0,)
+
+
+def holm_rejects(p_values, alpha=0.05):
+    """The textbook's loop."""
+    rejected, order = [False] * len(p_values), sorted(range(len(p_values)), key=lambda i: p_values[i])
+    for rank, i in enumerate(order):
+        if p_values[i] >= alpha / (len(p_values) - rank):
+            break
+        rejected[i] = True
+    return rejected
+
+
+def test_intervals_leave_0_out_where_holms_loop_rejects():
+    generator, met = np.random.default_rng(1), set()
+    for _ in range(200):
+        each = [generator.normal(loc, 1, size=5) for loc in generator.choice([0.0, 1.5, 4.0], size=4)]
+        rejected = holm_rejects([stats.ttest_1samp(values, 0).pvalue for values in each])
+        intervals = verdicts.seed_intervals(each)
+        assert [low > 0 or high < 0 for low, high in intervals] == rejected
+        met.add(sum(rejected))
+    assert len(met) == 5, "none, some and all were rejected"
+
+
+def test_too_few_seeds_are_no_part_of_the_family_and_equal_differences_no_puzzle():
+    one, same, zero = np.array([3.0]), np.array([2.0, 2.0, 2.0]), np.zeros(3)
+    several = np.array([1.0, 1.4, 0.8])
+    lone, other = verdicts.seed_intervals([one, several])
+    assert np.isnan(lone).all() and other == pytest.approx(verdicts.t_interval(several, 0.05))
+    assert verdicts.seed_intervals([same, zero]) == [(2.0, 2.0), (0.0, 0.0)]
+
+
+def effect(**fields) -> dict:
+    ends = {"seed_low": 0.5, "seed_high": 2.0, "image_low": 0.1, "image_high": 1.0}
+    return {"seeds": 5, "score": "oIoU", "detectable": 0.75, **ends} | fields
+
+
+def test_both_intervals_must_agree():
+    assert verdicts.verdict(effect()) == "helps"
+    assert verdicts.verdict(effect(seed_low=-0.1)) == "no difference shown (detectable: 0.8)"
+    assert verdicts.verdict(effect(image_low=-0.1)).startswith("no difference shown")
+    below = {"seed_low": -2.0, "seed_high": -0.5, "image_low": -1.0, "image_high": -0.1}
+    assert verdicts.verdict(effect(**below)) == "hurts"
+    assert verdicts.verdict(effect(**below | {"image_low": 0.1, "image_high": 0.2})).startswith("no difference")
+    assert verdicts.verdict(effect(score="part errors")) == "hurts", "more errors"
+    assert verdicts.verdict(effect(score="part errors", **below)) == "helps"
+    assert verdicts.verdict(effect(seeds=1)) == "no claim: 1 seed" and verdicts.verdict(effect(seeds=0)).endswith(
+        "0 seeds"
+    )
+
+
+def test_chance_alone_is_rarely_called_a_difference():
+    """400 studies of four contrasts without any effect: at most about 5 % may show one, by seeds."""
+    generator = np.random.default_rng(2)
+    wrong = 0
+    for _ in range(400):
+        intervals = verdicts.seed_intervals(list(generator.normal(size=(4, 5))))
+        wrong += any(low > 0 or high < 0 for low, high in intervals)
+    assert stats.binom.sf(wrong - 1, 400, 0.05) > 1e-3
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_is_the_mean_over_seeds_of_paired_differences():
+    results = made_up(study(), {"a": 0.05})
+    row = verdicts.effect_table(results, num_draws=400).set_index("score").loc["oIoU"]
+    inside, union = results.scores["oIoU"]
+    own = 100 * inside.sum(0) / union.sum(0)
+    each = own[:5] - own[5:]
+    assert row["difference"] == pytest.approx(each.mean()) and row["sd"] == pytest.approx(each.std(ddof=1))
+    assert row["per_seed"] == " ".join(f"{value:.2f}" for value in each) and row["seeds"] == 5
+    assert (row["seed_low"], row["seed_high"]) == pytest.approx(verdicts.t_interval(each, 0.05))
+    draws = []
+    for counts in image_counts(80, 400, seed=0):  # by a loop over the same resamples
+        for times in counts[:, results.expressions["image_id"]]:
+            value = 100 * (times @ inside) / (times @ union)
+            draws.append((value[:5] - value[5:]).mean())
+    assert (row["image_low"], row["image_high"]) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
+    assert row["verdict"] == "helps" and row["expressions"] == 600 and row["images"] == 80
+
+
+def test_with_one_seed_the_images_say_what_compare_says_and_nothing_is_claimed():
+    results = made_up(study(), {"a": 0.2}, num_seeds=1)
+    (inside, union), ids = results.scores["oIoU"], results.expressions[["sent_id", "image_id"]]
+    tables = [ids.assign(I=inside[:, i], U=union[:, i], iou=inside[:, i] / union[:, i]) for i in (0, 1)]
+    expected = compare(*tables).set_index("metric")
+    found = verdicts.effect_table(results).set_index("score")
+    for score in ("oIoU", "mIoU"):
+        row = found.loc[score]
+        assert tuple(row[["difference", "image_low", "image_high"]]) == pytest.approx(
+            tuple(expected.loc[score, ["difference", "low", "high"]])
+        )
+        assert row["verdict"] == "no claim: 1 seed" and np.isnan([row["sd"], row["seed_low"]]).all()
+
+
+def test_a_factorials_effects_are_found_and_a_missing_one_is_not_made_up():
+    made = study(variants={name: {} for name in FOUR}, factorial=FOUR, comparisons=())
+    results = made_up(made, {"a": 0.08, "b": 0.0, "ab": 0.18}, spread=0.004)  # B brings nothing, but 10 points beside A
+    rows = verdicts.effect_table(results, num_draws=500).set_index(["score", "contrast"])
+    found = rows.loc["mIoU"]
+    assert found["difference"].to_dict() == pytest.approx({"A": 13, "B": 5, "A × B": 10}, abs=1.5)
+    assert (found["verdict"] == "helps").all()
+    none = verdicts.effect_table(made_up(made, {"a": 0.08, "ab": 0.08}, spread=0.01), num_draws=500)
+    none = none.set_index(["score", "contrast"])["verdict"].loc["mIoU"]
+    assert none["A"] == "helps" and none["A × B"].startswith("no difference shown (detectable: ")
+
+
+def test_a_seed_counts_only_where_all_of_a_contrasts_runs_are_there():
+    made = study(variants={"a": {}, "b": {}, "c": {}}, comparisons=(("A", "a", "b"), ("C", "c", "b"), ("D", "c", "a")))
+    whole = made_up(made, {"a": 0.1})
+    kept = [i for i, pair in enumerate(whole.pairs) if pair not in (("a", 3), ("b", 0)) and pair[0] != "c"]
+    scores = {name: (top[:, kept], low[:, kept]) for name, (top, low) in whole.scores.items()}
+    results = replace(whole, pairs=[whole.pairs[i] for i in kept], scores=scores, facts=[FACTS] * len(kept))
+    rows = verdicts.effect_table(results, num_draws=50).set_index(["score", "contrast"]).loc["oIoU"]
+    inside, union = whole.scores["oIoU"]
+    own = dict(zip(whole.pairs, 100 * inside.sum(0) / union.sum(0)))
+    assert rows.loc["A", "seeds"] == 3
+    assert rows.loc["A", "difference"] == pytest.approx(np.mean([own["a", s] - own["b", s] for s in (1, 2, 4)]))
+    assert rows.loc["C", "seeds"] == 0 and rows.loc["C", "verdict"] == "no claim: 0 seeds"
+    table = verdicts.variant_table(results).set_index("variant")
+    assert table["n"].to_dict() == {"a": 4, "b": 4, "c": 0} and np.isnan(table.loc["c", "val oIoU"])
+    short = short_variants(verdicts.variant_table(results), made)
+    assert short["seeds"].tolist() == ["4 of 5", "4 of 5", "0 of 5"] and short["val oIoU"].iloc[2] == "–"
+
+
+def test_variants_have_mean_and_spread_over_seeds():
+    made = study(splits=("val", "testA"), errors=("part",))
+    results = made_up(made, {"a": 0.1})
+    table = verdicts.variant_table(results).set_index("variant")
+    rows = (results.expressions["split"] == "testA").to_numpy()
+    values = 100 * results.scores["part errors"][0][rows][:, 5:].mean(axis=0)
+    assert table.loc["b", "testA part errors"] == pytest.approx(values.mean())
+    assert table.loc["b", "testA part errors sd"] == pytest.approx(values.std(ddof=1))
+    assert table.loc["a", "GFLOP"] == 0.4 and table.loc["a", "code"] == "0.1.0 (abc)"
+
+
+def test_groups_are_the_differences_of_their_rows():
+    results = made_up(study(errors=("part",)), {"a": 0.1})
+    table = verdicts.group_table(results, num_draws=300).set_index(["tag", "value", "score"])
+    rows = (results.expressions["kind"] == "y").to_numpy()
+    iou = 100 * results.scores["mIoU"][0][rows]
+    each = iou[:, :5].mean(0) - iou[:, 5:].mean(0)
+    found = table.loc[("kind", "y", "mIoU")]
+    assert found["difference"] == pytest.approx(each.mean()) and found["expressions"] == 200
+    assert (found["seed_low"], found["seed_high"]) == pytest.approx(verdicts.t_interval(each, 0.05))
+    assert found["image_low"] < found["difference"] < found["image_high"] and "verdict" not in table
+    assert set(table.index.get_level_values("score")) == {"mIoU", "part errors"}, "oIoU hangs on few objects"
+
+
+def test_errors_are_counted_by_distractors():
+    results = made_up(study(errors=("part",), splits=("val", "testA")), {"a": 0.1})
+    rows = results.expressions.assign(distractors=np.arange(600) // 2 % 3)
+    table = verdicts.error_table(replace(results, expressions=rows))
+    assert table["expressions"].sum() == 2 * 300 and list(table["variant"]) == ["a"] * 3 + ["b"] * 3
+    chosen = ((rows["split"] == "val") & (rows["distractors"] == 2)).to_numpy()
+    shares = 100 * results.scores["part errors"][0][chosen][:, 5:].mean(axis=0)
+    assert table["part errors"].iloc[5] == pytest.approx(shares.mean())
+    assert table["part errors sd"].iloc[5] == pytest.approx(shares.std(ddof=1))
+    assert short_errors(table)["part errors"].iloc[5] == f"{shares.mean():.1f} ± {shares.std(ddof=1):.1f}"
+    assert verdicts.error_table(made_up(study(), {})).empty
+
+
+def test_files_hold_what_is_printed(tmp_path, capsys):
+    made = study(claim="50 % & more_of it", splits=("val", "testA"))
+    files = report_study(made_up(made, {"a": 0.1}, num_seeds=2), "magnet ablate toy", tmp_path / "t", tmp_path / "f")
+    out = capsys.readouterr().out
+    assert "1 of 5" not in out and "2 of 5" in out and "Note: 6 of 10 runs are missing" in out
+    ends = (".csv", "_effects.csv", "_groups.csv", ".md", ".tex", ".png")
+    assert [path.name for path in files] == [f"study_toy{end}" for end in ends]
+    assert all(path.stat().st_size > 100 for path in files)
+    assert (pd.read_csv(files[1])["command"] == "magnet ablate toy").all()
+
+
+def test_markdown_and_latex_hold_every_cell():
+    table = pd.DataFrame({"variant": ["a_b"], "val oIoU": ["41.0 ± 0.3"], "contrast": ["A × B − 50 %"]})
+    text = markdown(["toy: c."], {"Effects": table}, "magnet ablate toy")
+    assert (
+        "| a_b | 41.0 ± 0.3 | A × B − 50 % |" in text
+        and "| --- | --- | --- |" in text
+        and "`magnet ablate toy`" in text
+    )
+    text = latex(["two\nlines"], {"Effects": table}, "magnet ablate toy")
+    assert r"a\_b & 41.0 $\pm$ 0.3 & A $\times$ B $-$ 50 \% \\" in text and "% two\n% lines" in text
+
+
+def test_the_forest_shows_every_effect_both_intervals_and_each_seed():
+    made = study(splits=("val", "testA"), variants={name: {} for name in FOUR}, factorial=FOUR, comparisons=())
+    effects = verdicts.effect_table(made_up(made, {"a": 0.1, "ab": 0.1}), num_draws=100)
+    figure = effect_forest(effects[effects["score"] == "oIoU"], "toy")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "A (5 seeds)", "B (5 seeds)", "A × B (5 seeds)",
+    ]  # fmt: skip
+    assert [axis.get_title() for axis in figure.axes] == ["val, n = 300 in 40 images", "testA, n = 300 in 40 images"]
+    assert "points" in figure.axes[0].get_xlabel()
+    dots = figure.axes[1].collections[-1].get_offsets()
+    assert len(dots) == 15 and pixels(figure).std() > 0
+    assert [text.get_text() for text in figure.axes[0].texts] == ["helps"]
+    assert list(short_effects(effects, made)["score"].unique()) == ["oIoU", "mIoU"]
