@@ -340,7 +340,7 @@ def test_grounding_and_alignment_train_beside_it(passes):
 
 
 def test_training_learns_a_few_pictures_by_heart(run_root):
-    config = tiny_coupalign(num_steps=100, val_every=100, val_expressions=None, lr=5e-3, batch_size=12)
+    config = tiny_coupalign(num_steps=80, val_every=80, val_expressions=None, lr=5e-3, batch_size=12)
     data = replace(config.data, fresh=False, sentences="all", train_split="testA", val_split="testA", image_size=32)
     run = magnet.fit(replace(config, data=data), progress=False)
     lines = [line for line in run.log() if "loss" in line]
