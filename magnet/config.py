@@ -31,12 +31,29 @@ class LanguageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CoupAlignConfig:
+    """What CoupAlign has beside LAVT's parts; the paper names the ideas, sizes are our choice."""
+
+    # who reads whom in the encoders: words and pixels each other at every stage; only pixels words; only the pixels of
+    # the last stage words; nobody, so that the sentence does nothing but weigh proposals
+    word_pixel: Literal["both", "pixels", "last", "none"] = "both"
+    num_word_heads: int = 12  # of words that read pixels
+    num_proposals: int = 100  # learned queries, each of which draws a mask
+    width: int = 256  # of queries and pixel embedding
+    num_layers: int = 6  # of the mask generator
+    num_heads: int = 8
+    feedforward: int = 2048
+    weighting: Literal["sigmoid", "softmax", "sum"] = "sigmoid"  # of proposals; "sum": sigmoid, added up to one map
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """One referring segmentation network."""
 
-    method: Literal["lavt", "magnet"] = "lavt"
+    method: Literal["lavt", "magnet", "coupalign"] = "lavt"
     vision: VisionConfig = VisionConfig()
     language: LanguageConfig = LanguageConfig()
+    coupalign: CoupAlignConfig = CoupAlignConfig()
     decoder_norm: Literal["batch", "group"] = "batch"  # LAVT's decoder; "group" does not depend on the batch
     decoder_width: int | None = None  # None: as published, half the last stage's channels in LAVT, 256 in MagNet
     gate_init: Literal["normal", "zero"] = "normal"  # the image side's gates: normal(0.02) is what LAVT's code does

@@ -5,10 +5,12 @@ batch["masks"] is (B,S,S), 1 foreground and 0 background. Weights live in the co
 
 from torch import Tensor
 
+from magnet.losses.contrast import pixel_contrast
 from magnet.losses.segmentation import cross_entropy, dice, mask_bce, mask_dice, no_target
 
 TERMS = {
     "cross_entropy": cross_entropy, "dice": dice, "mask_bce": mask_bce, "mask_dice": mask_dice, "no_target": no_target,
+    "pixel_contrast": pixel_contrast,
 }  # fmt: skip
 
 

@@ -65,9 +65,9 @@ def pixel_pixel(own: Samples, others: Samples, temperature: float) -> Tensor:
     (z, valid), (other, other_valid) = own, others
     not_self = ~torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
     num_partners = (valid.sum(1, keepdim=True) - 1).clamp(min=1)
-    same = _log_sum(z @ z.transpose(1, 2) / temperature, valid[:, None] & not_self) - num_partners.log()  # (B,S)
-    different = _log_sum(z @ other.transpose(1, 2) / temperature, other_valid[:, None])
-    return _mean(F.softplus(different - same), valid & (valid.sum(1, keepdim=True) > 1), other_valid)
+    same = log_sum(z @ z.transpose(1, 2) / temperature, valid[:, None] & not_self) - num_partners.log()  # (B,S)
+    different = log_sum(z @ other.transpose(1, 2) / temperature, other_valid[:, None])
+    return image_mean(F.softplus(different - same), valid & (valid.sum(1, keepdim=True) > 1), other_valid)
 
 
 def pixel_text(own: Samples, others: Samples, text: Tensor, temperature: float) -> Tensor:
@@ -77,7 +77,7 @@ def pixel_text(own: Samples, others: Samples, text: Tensor, temperature: float) 
     """
     (z, valid), (other, other_valid) = own, others
     same, different = ((points @ text[:, :, None])[..., 0] / temperature for points in (z, other))  # (B,S)
-    return _mean(F.softplus(_log_sum(different, other_valid)[:, None] - same), valid, other_valid)
+    return image_mean(F.softplus(log_sum(different, other_valid)[:, None] - same), valid, other_valid)
 
 
 def sample(pixels: Tensor, where: Tensor, num: int) -> Samples:
@@ -98,12 +98,12 @@ def covered(outputs: dict, batch: dict) -> Tensor:
     return share.flatten(1) > 0.5
 
 
-def _log_sum(values: Tensor, valid: Tensor) -> Tensor:
+def log_sum(values: Tensor, valid: Tensor) -> Tensor:
     """log Σ e^value over the valid ones of the last axis; very low, but finite, where there are none."""
     return values.masked_fill(~valid, FAR).logsumexp(-1)
 
 
-def _mean(losses: Tensor, valid: Tensor, other_valid: Tensor) -> Tensor:
+def image_mean(losses: Tensor, valid: Tensor, other_valid: Tensor) -> Tensor:
     """(B,S) -> the mean over an image's valid ones, then over images."""
     valid = valid & other_valid.any(1, keepdim=True)
     return (losses.where(valid, 0.0).sum(1) / valid.sum(1).clamp(min=1)).mean()

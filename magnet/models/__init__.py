@@ -3,10 +3,11 @@
 from torch import nn
 
 from magnet.config import LanguageConfig, ModelConfig
+from magnet.models.coupalign import CoupAlign
 from magnet.models.lavt import LAVT
 from magnet.models.magnet import MagNet
 
-METHODS = {"lavt": LAVT, "magnet": MagNet}
+METHODS = {"lavt": LAVT, "magnet": MagNet, "coupalign": CoupAlign}
 
 
 def build_model(config: ModelConfig, vocab_size: int | None = None) -> nn.Module:

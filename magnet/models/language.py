@@ -1,11 +1,15 @@
 """Language backbones in groups of layers: any Hugging Face encoder with a layer list (BERT, RoBERTa, DistilBERT...)."""
 
+import logging
+from functools import lru_cache
+
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
 
 from magnet.config import LanguageConfig
 
 _NO_SIZES = ("model_type", "transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path")
+_logger = logging.getLogger(__name__)
 
 
 class LanguageBackbone(nn.Module):
@@ -47,6 +51,14 @@ class LanguageBackbone(nn.Module):
         for index in range(self.num_groups):
             words = self.group(index, words, token_mask)
         return words
+
+
+@lru_cache  # once, not for every network that is built
+def say_groups(*sizes: int) -> None:
+    """Where groups are not equal, their sizes as a warning, which shows wherever logging was not set up: they decide
+    which exchange the words still feel."""
+    if len(set(sizes)) > 1:
+        _logger.warning("the language layers, %d for %d stages, make groups of %s", sum(sizes), len(sizes), list(sizes))
 
 
 def _create(config: LanguageConfig, vocab_size: int) -> nn.Module:

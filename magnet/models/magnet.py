@@ -1,14 +1,12 @@
 """MagNet: vision and language change each other stage by stage; a query decoder finds the mask (CVPR 2024)."""
 
-import logging
-from functools import lru_cache
-
 from torch import Tensor, nn
 
 from magnet.config import ModelConfig
 from magnet.models.attention import LanguageGate
 from magnet.models.base import ReferringNetwork
 from magnet.models.cam import CAMImageSide, CAMTextSide
+from magnet.models.language import say_groups
 from magnet.models.mask_detail import MaskDetail
 from magnet.models.pixel_decoder import PixelDecoder
 from magnet.models.pwam import PWAMImageSide, matched_image_side, matched_text_side
@@ -16,7 +14,6 @@ from magnet.models.query_decoder import QueryDecoder
 
 WIDTH = 256  # of both decoders, as released
 FUSIONS, TEXT_SIDES = ("pwam", "pwam_matched", "cam"), ("live", "released")
-_logger = logging.getLogger(__name__)
 
 
 class MagNet(ReferringNetwork):
@@ -31,7 +28,7 @@ class MagNet(ReferringNetwork):
         super().__init__(config, vocab_size)
         channels, words = self.vision.channels, self.language.width
         _check(config, channels)
-        _say_groups(*self.language.group_sizes)
+        say_groups(*self.language.group_sizes)
         self.image_sides, self.text_sides = _sides(config, channels, words)
         activation = nn.functional.gelu if config.fusion == "cam" else nn.functional.relu
         self.gates = nn.ModuleList(LanguageGate(c, config.gate_init, activation) for c in channels[:-1])
@@ -94,13 +91,6 @@ def _sides(config: ModelConfig, channels: list[int], words: int) -> tuple[nn.Mod
     else:
         image_sides, text_sides = [PWAMImageSide(c, words) for c in channels], []
     return nn.ModuleList(image_sides), nn.ModuleList(text_sides)
-
-
-@lru_cache  # once, not for every network that is built
-def _say_groups(*sizes: int) -> None:
-    """As a warning, which shows wherever logging was not set up: it decides which exchange the words still feel."""
-    if len(set(sizes)) > 1:
-        _logger.warning("the language layers, %d for %d stages, make groups of %s", sum(sizes), len(sizes), list(sizes))
 
 
 def _check(config: ModelConfig, channels: list[int]) -> None:

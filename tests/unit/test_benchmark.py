@@ -150,7 +150,7 @@ def test_a_dry_run_says_what_a_training_would_be_made_of(capsys, monkeypatch, tm
     assert not list(tmp_path.iterdir())  # nothing is written
 
 
-@pytest.mark.parametrize("name", ["lavt_base", "magnet_base", "magnet_base_union"])
+@pytest.mark.parametrize("name", ["lavt_base", "magnet_base", "magnet_base_union", "coupalign_base"])
 def test_full_size_recipes_say_what_is_and_what_is_not_measured(name):
     config = magnet.recipe(name)
     assert config.data.image_size == (448 if name == "magnet_base_union" else 480)

@@ -10,7 +10,8 @@ from magnet.losses.segmentation import cross_entropy, dice, mask_bce, mask_dice
 
 TWO_CLASSES = ("cross_entropy", "dice")
 
-MASK_TERMS = [name for name in TERMS if name != "no_target"]  # that one is in test_no_target.py
+ELSEWHERE = ("no_target", "pixel_contrast")  # in test_no_target.py and test_contrast.py
+MASK_TERMS = [name for name in TERMS if name not in ELSEWHERE]
 
 
 def outputs_of(name: str, foreground: torch.Tensor) -> dict:

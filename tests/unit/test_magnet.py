@@ -9,7 +9,7 @@ from test_lavt import BACKBONES, TINY, make_inputs
 import magnet
 from magnet.losses import TERMS
 from magnet.models.decoders import resize
-from magnet.models.magnet import _say_groups
+from magnet.models.language import say_groups
 from magnet.models.positions import sine_position
 
 SMALL = replace(
@@ -183,7 +183,7 @@ def test_fusions_differ_in_nothing_but_the_exchange():
 
 @pytest.mark.parametrize("num_layers, groups", [(2, "[1, 1, 0, 0]"), (6, "[2, 2, 1, 1]")])
 def test_language_layers_that_do_not_divide_by_the_stages_are_reported_once(num_layers, groups, caplog):
-    _say_groups.cache_clear()
+    say_groups.cache_clear()
     options = {**SMALL.language.options, "num_hidden_layers": num_layers}
     uneven = replace(SMALL, language=replace(SMALL.language, options=options))
     for config in (SMALL, uneven, uneven):  # a WARNING is seen by everyone who did not set up logging otherwise

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from magnet.config import AlignmentConfig, GroundingConfig, ModelConfig
+from magnet.config import AlignmentConfig, CoupAlignConfig, GroundingConfig, ModelConfig
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -104,7 +104,7 @@ def test_every_setting_of_magnets_parts_stands_in_fidelity():
     settings = " ".join(row[-1] for row in fidelity_rows())
     named = {name.split(".")[-1] for name in re.findall(r"`([^` ]+)`", settings)}
     not_a_choice = {"method", "vision", "language", "gradient_checkpointing"}
-    for kind in (ModelConfig, GroundingConfig, AlignmentConfig):
+    for kind in (ModelConfig, CoupAlignConfig, GroundingConfig, AlignmentConfig):
         assert {field.name for field in dataclasses.fields(kind)} - not_a_choice <= named, kind
 
 
