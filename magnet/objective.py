@@ -57,6 +57,7 @@ class Objective(nn.Module):
             terms["grounding"], statistics = self.grounding(self.model, batch, hidden, outputs if hidden else None)
         if self.alignment:
             terms |= self.alignment(outputs, batch)
+            statistics |= self.alignment.statistics(outputs, batch)
         return terms, statistics
 
     def _truth(self, batch: dict, size: tuple[int, int]) -> dict:

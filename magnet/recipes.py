@@ -128,9 +128,11 @@ def refshapes_tiny_lavt() -> Config:
     vision = dataclasses.replace(
         config.model.vision, options=config.model.vision.options | {"out_indices": (1, 2, 3, 4)}
     )
-    model = dataclasses.replace(config.model, method="lavt", vision=vision)
-    losses = lavt_tiny().losses
-    return dataclasses.replace(config, recipe="refshapes_tiny_lavt", model=model, losses=losses, loss_size="masks")
+    lavt = lavt_tiny()
+    model = dataclasses.replace(lavt.model, vision=vision, language=config.model.language, pixel_positions=True)
+    return dataclasses.replace(
+        config, recipe="refshapes_tiny_lavt", model=model, losses=lavt.losses, loss_size="masks"
+    )  # fmt: skip
 
 
 def coupalign_tiny() -> Config:

@@ -15,11 +15,18 @@ TERMS = {
 
 
 def compute(weights: dict[str, float], outputs: dict, batch: dict) -> dict[str, Tensor]:
-    """The raw terms that `weights` names, in its order. Raises ValueError for a name that is no term."""
+    """The raw terms that `weights` names, in its order. Raises ValueError for a name that is no term, or one that
+    reads what the network does not give."""
     unknown = [name for name in weights if name not in TERMS]
     if unknown or not weights:
         raise ValueError(f"losses={weights}: there are the terms {', '.join(TERMS)}")
-    return {name: TERMS[name](outputs, batch) for name in weights}
+    try:
+        return {name: TERMS[name](outputs, batch) for name in weights}
+    except KeyError as missing:
+        raise ValueError(
+            f"losses={weights}: one reads {missing}, which this network does not give. mask_bce and mask_dice suit "
+            "every network; cross_entropy and dice need LAVT's or CoupAlign's two classes, no_target MagNet's head"
+        ) from missing
 
 
 def weighted_sum(weights: dict[str, float], terms: dict[str, Tensor]) -> Tensor:

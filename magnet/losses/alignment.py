@@ -1,7 +1,10 @@
 """Alignment losses (MagNet's CAL, CVPR 2024): an object's pixels part from the others, and near the sentence.
 
-Both compare mask_features at stride 4. The paper names the idea; samples, temperatures and formulas are our choice.
+Both compare mask_features, whose stride is that of the finest stage: 4 as published, 8 in magnet_tiny. The paper names
+the idea; samples, temperatures and formulas are our choice.
 """
+
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -42,16 +45,25 @@ class Alignment(nn.Module):
         words, mask = outputs["word_features"].float(), outputs["token_mask"][:, :, None].float()
         return words[:, 0] if self.config.sentence == "first" else (words * mask).sum(1) / mask.sum(1).clamp(min=1)
 
+    @staticmethod
+    def statistics(outputs: dict, batch: dict) -> dict[str, Tensor]:
+        """What share of the sentences counts as zero: without_pixel in both terms, without_pair in pixel-pixel."""
+        num = covered(outputs, batch).sum(1)
+        shares = {"without_pixel": num < 1, "without_pair": num < 2}
+        return {f"alignment_{name}": share.float().mean() for name, share in shares.items()}
+
 
 def _check(config: AlignmentConfig) -> None:
     if config.sentence not in ("mean", "first"):
         raise ValueError(f"alignment.sentence={config.sentence!r}: one of 'mean', 'first'")
     for name in ("pixel_pixel", "pixel_text"):
-        if not getattr(config, name) >= 0:  # nan is not
+        if not 0 <= getattr(config, name) < inf:  # nan is not
             raise ValueError(f"alignment.{name}={getattr(config, name)}: at least 0 is needed")
-    for name in ("pixel_temperature", "text_temperature", "num_samples"):
-        if not getattr(config, name) > 0:
+    for name in ("pixel_temperature", "text_temperature"):
+        if not 0 < getattr(config, name) < inf:
             raise ValueError(f"alignment.{name}={getattr(config, name)}: above 0 is needed")
+    if config.num_samples < 2 or config.num_samples != int(config.num_samples):
+        raise ValueError(f"alignment.num_samples={config.num_samples}: a whole number from 2 on is needed, for a pair")
 
 
 Samples = tuple[Tensor, Tensor]  # unit vectors (B,S,C), and which of them are there, bool (B,S)

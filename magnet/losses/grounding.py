@@ -6,6 +6,8 @@
 It serves any network with `encode`, `vision.channels` and `language`; nothing of it is needed after training.
 """
 
+from math import inf
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -171,7 +173,7 @@ def _check(config: GroundingConfig, width: int) -> None:
             raise ValueError(f"grounding.{name}={getattr(config, name)!r}: one of {', '.join(map(str, values))}")
     if config.passes == 1 and config.context == "text":
         raise ValueError("grounding.context='text' needs passes=2: in one pass the words have read the picture")
-    if config.weight < 0 or config.num_heads < 1:
+    if not 0 <= config.weight < inf or config.num_heads < 1:
         raise ValueError(f"grounding.weight={config.weight}, num_heads={config.num_heads}: at least 0 and 1 are needed")
     if config.num_layers < 1:
         raise ValueError(f"grounding.num_layers={config.num_layers}: without a layer words see neither image nor mask")

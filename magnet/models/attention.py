@@ -64,6 +64,8 @@ class LanguageGate(nn.Module):
         """Whether the gate lets nothing through, whatever comes: one of its matrices is zero. Looked up anew only where
         a matrix has changed."""
         weights = self.inner.weight, self.outer.weight
+        if weights[0].is_inference():  # such tensors do not say whether they have changed
+            return not all(bool(weight.any()) for weight in weights)
         state = [(weight.data_ptr(), weight._version) for weight in weights]
         if state != self._state:
             self._state, self._closed = state, not all(bool(weight.any()) for weight in weights)
@@ -80,12 +82,12 @@ class LanguageGate(nn.Module):
 def instance_norm(tokens: Tensor, mask: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """Normalise (B,N,C) over its N positions, not affine; a single position gives zeros.
 
-    With `mask` (B,N) the statistics are those of the positions where it is 1; at least one must be.
+    With `mask` (B,N) the statistics are those of the positions where it is 1; where none is, the numbers mean nothing.
     """
     tokens = tokens.float()  # statistics in float32 under autocast
     if mask is None:  # several times as fast on a CPU as the formula below
         return F.layer_norm(tokens.transpose(1, 2), tokens.shape[1:2], eps=eps).transpose(1, 2)
-    share = (mask / mask.sum(1, keepdim=True))[:, :, None]
+    share = (mask / mask.sum(1, keepdim=True).clamp(min=1))[:, :, None]
     mean = (share * tokens).sum(1, keepdim=True)
     variance = (share * (tokens - mean).square()).sum(1, keepdim=True)
     return (tokens - mean) * torch.rsqrt(variance + eps)

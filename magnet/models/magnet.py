@@ -100,8 +100,8 @@ def _check(config: ModelConfig, channels: list[int]) -> None:
         if value not in known:
             raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")
     least = {name: (getattr(config, name), 1) for name in (*sizes, "pixel_decoder_feedforward")}
-    least |= {name: (getattr(config, name), 0) for name in ("decoder_layers", "pixel_decoder_layers")}
-    for name, (value, low) in (least | {"pyramid": (min(config.pyramid, default=1), 1)}).items():
+    least |= {name: (getattr(config, name), 0) for name in ("decoder_layers", "pixel_decoder_layers", "mask_detail")}
+    for name, (value, low) in (least | {"pyramid": (min(config.pyramid, default=0), 1)}).items():
         if value < low:
             raise ValueError(f"{name} has {value}: at least {low} is needed")
     if config.fusion == "cam" and any(c % 4 for c in channels):

@@ -151,6 +151,16 @@ def test_under_bfloat16_similarities_are_float32():
         torch.testing.assert_close(terms[name], expected[name])
 
 
+def test_the_log_says_how_many_sentences_count_as_zero():
+    outputs, batch, _ = make_case()
+    batch["masks"][0] = 0  # no position
+    batch["masks"][1] = 0
+    batch["masks"][1, :4, :4] = 1  # one
+    assert Alignment.statistics(outputs, batch) == {
+        "alignment_without_pixel": pytest.approx(1 / 3), "alignment_without_pair": pytest.approx(2 / 3)
+    }  # fmt: skip
+
+
 def test_terms_are_switched_by_their_weights():
     outputs, batch, _ = make_case()
     only_pixels = build(replace(CONFIG, pixel_text=0.0))
@@ -165,7 +175,9 @@ def test_settings_that_make_no_sense():
         ("pixel_temperature", float("nan"), "above 0"),
         ("pixel_temperature", 0.0, r"alignment\.pixel_temperature=0\.0: above 0"),
         ("text_temperature", -0.1, r"alignment\.text_temperature=-0\.1"),
-        ("num_samples", 0, r"alignment\.num_samples=0"),
+        ("pixel_pixel", float("inf"), r"alignment\.pixel_pixel=inf"),
+        ("num_samples", 1, r"alignment\.num_samples=1: .* for a pair"),
+        ("num_samples", 2.5, r"alignment\.num_samples=2\.5"),
     ]:
         with pytest.raises(ValueError, match=message):
             build(replace(CONFIG, **{name: value}))

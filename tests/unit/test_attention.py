@@ -106,3 +106,15 @@ def test_zero_gate_starts_closed_but_learns():
     out.square().sum().backward()
     assert gate.outer.weight.grad.abs().max() > 0
     assert LanguageGate(400).outer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_gate_made_in_inference_mode_says_whether_it_is_closed():
+    with torch.inference_mode():
+        gate = LanguageGate(4, "zero")
+        assert gate.is_closed()
+        gate.outer.weight.fill_(1.0)
+        assert not gate.is_closed()
+
+
+def test_instance_norm_without_a_valid_position_is_finite():
+    assert instance_norm(torch.randn(2, 3, 4), torch.tensor([[1, 1, 0], [0, 0, 0]])).isfinite().all()

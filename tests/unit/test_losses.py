@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from magnet.losses import TERMS
+from magnet.losses import TERMS, compute
 from magnet.losses.segmentation import cross_entropy, dice, mask_bce, mask_dice
 
 TWO_CLASSES = ("cross_entropy", "dice")
@@ -135,3 +135,9 @@ def test_bfloat16_logits_are_summed_in_float32(name):
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     value.backward()
     assert logits.grad.isfinite().all()
+
+
+def test_a_term_that_the_network_has_nothing_for_is_named():
+    outputs, batch = {"mask_logits": torch.zeros(1, 4, 4), "aux_mask_logits": []}, {"masks": torch.zeros(1, 4, 4)}
+    with pytest.raises(ValueError, match="'class_logits', which this network does not give"):
+        compute({"mask_bce": 1.0, "cross_entropy": 1.0}, outputs, batch)

@@ -245,3 +245,17 @@ def test_it_learns_which_of_two_objects_a_word_means(fusion):
     found, truth = outputs["mask_logits"] > 0, masks[:, ::4, ::4] > 0
     iou = (found & truth).sum((1, 2)) / (found | truth).sum((1, 2))
     assert iou.min() > 0.8
+
+
+@pytest.mark.parametrize("field, value", [("pyramid", ()), ("mask_detail", -1)])
+def test_sizes_that_no_part_can_have(field, value):
+    with pytest.raises(ValueError, match=f"{field} has -?[01]: at least [01] is needed"):
+        magnet.build_model(replace(SMALL, **{field: value}))
+
+
+def test_settings_of_another_method_are_said_to_do_nothing(caplog):
+    magnet.build_model(replace(TINY, fusion="cam", mask_detail=8))
+    assert "method='lavt' does not read fusion, mask_detail: these settings change nothing" in caplog.text
+    caplog.clear()
+    magnet.build_model(SMALL)
+    assert "does not read" not in caplog.text
