@@ -133,6 +133,7 @@ class GroundingConfig:
     passes: Literal[1, 2] = 2  # 2: the mask is predicted from the clean sentence; 1: cheaper, from the hidden one
     mask_encoder: Literal["centre", "box", "pooled"] = "centre"  # "box": centre, size and area; "pooled": mean pixel
     context: Literal["text", "image", "mask"] = "mask"  # what is seen beside the words: nothing, image, image and mask
+    shuffled_masks: bool = False  # a control: the predictor gets the true mask of the batch's previous sentence
     pixel_positions: bool = True  # tell the predictor where a pixel is, in the coordinates of the mask's centre
     num_layers: int = 2  # of the predictor: with two, the mask can find its pixels before the words read it
     num_heads: int = 8

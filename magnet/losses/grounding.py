@@ -83,6 +83,8 @@ class MaskGrounding(nn.Module):
         often there was no such word; accuracy over the hidden tokens.
         """
         hidden = hidden or self.hide_words(batch)
+        if self.config.shuffled_masks:  # sentences of one picture never follow each other, unless there is one alone
+            batch = {**batch, "masks": batch["masks"].roll(1, 0)}
         logits, truth = self.predict(model, batch, hidden, features), batch["token_ids"][hidden[1]]
         loss = F.cross_entropy(logits, truth, reduction="sum") / max(1, len(truth))
         return loss, self._statistics(batch, hidden[1], logits.argmax(1) == truth)

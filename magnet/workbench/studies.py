@@ -51,20 +51,21 @@ def grounding() -> Study:
     choices = {
         "ratio_30": {"ratio": 0.3}, "ratio_50": {"ratio": 0.5}, "box": {"mask_encoder": "box"},
         "pooled": {"mask_encoder": "pooled"}, "one_pass": {"passes": 1},
-        "text_only": {"context": "text"}, "no_mask": {"context": "image"},
+        "text_only": {"context": "text"}, "no_mask": {"context": "image"}, "shuffled": {"shuffled_masks": True},
     }  # fmt: skip
     default = GroundingConfig()
     names = {
         "ratio_30": f"ratio 0.3 − {default.ratio}", "ratio_50": f"ratio 0.5 − {default.ratio}",
         "box": f"mask encoder box − {default.mask_encoder}", "pooled": f"mask encoder pooled − {default.mask_encoder}",
         "one_pass": "one pass − two", "text_only": "words alone − all", "no_mask": "without the mask − all",
+        "shuffled": "masks of other pictures − own",
     }  # fmt: skip
     return Study(
         name="grounding",
         claim="Mask Grounding raises oIoU because hidden words are found from the picture and the true mask; two "
         "passes are worth their cost",
-        refuted_by="Mask Grounding − none at or below 0; or hiding words without picture or mask doing as well as with "
-        "them, which would make it a language task; one pass above two",
+        refuted_by="Mask Grounding − none at or below 0; or hiding words without picture or mask, or with other "
+        "pictures' masks, doing as well as with them, which would make it a language task; one pass above two",
         variants={"none": {}, "default": GROUNDING} | {name: {"grounding": value} for name, value in choices.items()},
         comparisons=(
             ("Mask Grounding − none", "default", "none"),

@@ -187,6 +187,17 @@ def test_any_network_with_an_encoder_can_be_grounded():
     assert loss > 0 and all(p.grad is not None for p in [*network.parameters(), *grounding.parameters()])
 
 
+def test_shuffled_masks_are_those_of_the_sentence_before():
+    model, grounding = build(ratio=0.5)
+    batch = make_batch(4)
+    hidden = hide_colours(batch)
+    plain, _ = grounding(model.eval(), {**batch, "masks": batch["masks"][[3, 0, 1, 2]]}, hidden)
+    control = MaskGrounding(GroundingConfig(ratio=0.5, shuffled_masks=True), model, TOKENIZER)
+    control.load_state_dict(grounding.state_dict())
+    shuffled, _ = control(model, batch, hidden)
+    assert shuffled == plain != grounding(model, batch, hidden)[0]
+
+
 def test_bfloat16_autocast_gives_a_float32_loss():
     model, grounding = build(ratio=0.5, mask_encoder="pooled")
     batch = make_batch(4)
