@@ -44,6 +44,7 @@ class CoupAlignConfig:
     num_heads: int = 8
     feedforward: int = 2048
     weighting: Literal["sigmoid", "softmax", "sum"] = "sigmoid"  # of proposals; "sum": sigmoid, added up to one map
+    soft_proposals: bool = False  # each a mask from 0 to 1 before it is weighed: then N are more than one filter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,9 @@ class CoupAlign(ReferringNetwork):
             channels[-1], own.width, num_proposals=own.num_proposals, num_layers=own.num_layers,
             num_heads=own.num_heads, feedforward=own.feedforward,
         )  # fmt: skip
-        self.sentence_mask = SentenceMaskAlignment(own.width, words, own.num_proposals, own.weighting)
+        self.sentence_mask = SentenceMaskAlignment(
+            own.width, words, own.num_proposals, own.weighting, own.soft_proposals
+        )
 
     def _first_words(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         return self.language.embed(token_ids)

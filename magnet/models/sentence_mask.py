@@ -12,12 +12,13 @@ class SentenceMaskAlignment(nn.Module):
 
     w_n = sigmoid(LN(q_n)·LN(g)/√width), g a linear map of the sentence; logits are a 1×1 convolution N -> 2 of the maps
     w_n·proposal_n. `weighting` "softmax": over the N, which shrinks the logits; "sum": w_n as before, but the maps are
-    added up before the convolution, 1 -> 2. The paper names the idea; the formula is our choice.
+    added up before the convolution, 1 -> 2. `soft`: sigmoid(proposal_n) instead of proposal_n. The paper names the
+    idea; the formula is our choice.
     """
 
-    def __init__(self, width: int, word_width: int, num_proposals: int, weighting: str = "sigmoid"):
+    def __init__(self, width: int, word_width: int, num_proposals: int, weighting: str = "sigmoid", soft: bool = False):
         super().__init__()
-        self.weighting = weighting
+        self.weighting, self.soft = weighting, soft
         self.sentence = nn.Linear(word_width, width)
         self.sentence_norm, self.proposal_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.classifier = nn.Conv2d(1 if weighting == "sum" else num_proposals, 2, kernel_size=1)
@@ -30,5 +31,5 @@ class SentenceMaskAlignment(nn.Module):
 
     def forward(self, proposals: Tensor, embeddings: Tensor, sentence: Tensor) -> tuple[Tensor, Tensor]:
         weights = self.weights(embeddings, sentence)
-        weighted = weights[:, :, None, None] * proposals
+        weighted = weights[:, :, None, None] * (proposals.sigmoid() if self.soft else proposals)
         return self.classifier(weighted.sum(1, keepdim=True) if self.weighting == "sum" else weighted), weights

@@ -132,8 +132,10 @@ def coupalign() -> Study:
     variants = {"coupalign": {}} | {f"words_{one}": _coupalign(word_pixel=one) for one in words}
     weightings = {"softmax": "proposals weighed by softmax", "sum": "proposals summed to one map"}
     variants |= {one: _coupalign(weighting=one) for one in weightings}
+    variants["soft"] = _coupalign(soft_proposals=True)
     variants["no_contrast"] = {"losses": {"cross_entropy": 1.0, "dice": 2.0}}
-    named = {f"words_{one}": said for one, said in words.items()} | weightings | {"no_contrast": "no pixel contrast"}
+    named = {f"words_{one}": said for one, said in words.items()} | weightings
+    named |= {"soft": "proposals between 0 and 1", "no_contrast": "no pixel contrast"}
     return Study(
         name="coupalign",
         claim="Word-pixel alignment at every stage and in both encoders, sentence-mask alignment over proposals and "
@@ -146,7 +148,7 @@ def coupalign() -> Study:
     )
 
 
-def _coupalign(**fields: str) -> dict:
+def _coupalign(**fields: str | bool) -> dict:
     return {"model": {"coupalign": fields}}
 
 

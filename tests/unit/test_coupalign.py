@@ -87,10 +87,10 @@ def test_every_query_reads_every_pixel_and_knows_where_it_is():
     assert (generator(pixels.flip(3)) - queries).abs().max() > 1e-4, "attention alone would not see a mirror"
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_sentence_mask_alignment_by_formula(weighting):
+@pytest.mark.parametrize("weighting, soft", [*((one, False) for one in WEIGHTINGS), ("sigmoid", True)])
+def test_sentence_mask_alignment_by_formula(weighting, soft):
     torch.manual_seed(0)
-    part = SentenceMaskAlignment(width=4, word_width=6, num_proposals=3, weighting=weighting)
+    part = SentenceMaskAlignment(width=4, word_width=6, num_proposals=3, weighting=weighting, soft=soft)
     proposals, queries, sentence = torch.randn(2, 3, 2, 2), torch.randn(2, 3, 4), torch.randn(2, 6)
     logits, weights = part(proposals, queries, sentence)
     kernel, bias = part.classifier.weight[:, :, 0, 0].tolist(), part.classifier.bias.tolist()
@@ -104,7 +104,8 @@ def test_sentence_mask_alignment_by_formula(weighting):
         assert weights[row].tolist() == pytest.approx(expected, abs=1e-4)
         for y in range(2):
             for x in range(2):
-                maps = [expected[n] * proposals[row, n, y, x].item() for n in range(3)]
+                drawn = (proposals.sigmoid() if soft else proposals)[row, :, y, x].tolist()
+                maps = [expected[n] * drawn[n] for n in range(3)]
                 maps = [sum(maps)] if weighting == "sum" else maps
                 for label in range(2):
                     value = sum(k * m for k, m in zip(kernel[label], maps)) + bias[label]
