@@ -80,10 +80,16 @@ def config_from_dict(values: dict, kind: type = Config) -> Any:
 
 
 def _hashed(config: Any) -> Any:
+    """Without what is as it is by default: a setting that is new in this version renames no run, no study's result."""
     if not dataclasses.is_dataclass(config):
         return list(config) if isinstance(config, tuple) else config
     fields = [f for f in dataclasses.fields(config) if not f.metadata.get("unhashed")]
-    return {f.name: _hashed(getattr(config, f.name)) for f in fields}
+    values = {f.name: _hashed(getattr(config, f.name)) for f in fields}
+    return {f.name: values[f.name] for f in fields if values[f.name] != _hashed(_default(f))}
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def config_hash(config: Config, start: str | None = None) -> str:

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import magnet
 from magnet import runs
-from magnet.config import Config, DataConfig
+from magnet.config import Config, DataConfig, GroundingConfig
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +106,20 @@ def test_a_log_cut_short_by_a_kill_is_read_up_to_there():
     run = runs.open_run(magnet.recipe("lavt_tiny"))
     (run.folder / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert [line["step"] for line in run.log()] == [1, 2]
+
+
+def test_a_new_setting_at_its_default_renames_no_run():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Later(Config):
+        newest: int = 3
+        newest_part: DataConfig = DataConfig()  # noqa: RUF009
+
+    config = magnet.recipe("lavt_tiny")
+    later = Later(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
+    assert runs.config_hash(later) == runs.config_hash(config)
+    for change in ({"newest": 4}, {"newest_part": DataConfig(image_size=96)}, {"grounding": GroundingConfig()}):
+        assert runs.config_hash(dataclasses.replace(later, **change)) != runs.config_hash(config)
+    assert runs.config_hash(dataclasses.replace(later, newest_part=DataConfig(root="x"))) == runs.config_hash(config)
 
 
 def test_unhashed_fields_are_exactly_paths_workers_and_logging():
