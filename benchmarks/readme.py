@@ -19,6 +19,8 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
     ("shipped `refshapes-tiny`, val oIoU", "≥ 80", "shipped", "refshapes-tiny val"),
     ("the same, testA (attributes, places)", "≥ 85", "shipped", "refshapes-tiny testA"),
     ("the same, testB (relations, comparisons)", "≥ 70", "shipped", "refshapes-tiny testB"),
+    ("shipped `refshapes-tiny-lavt`, val oIoU", "–", "shipped", "refshapes-tiny-lavt val"),
+    ("the same, testB", "–", "shipped", "refshapes-tiny-lavt testB"),
     ("its answer to a phrase on a picture of 480 px, two threads", "≤ 0.1 s", "speed", "magnet_tiny: one answer"),
     (
         "training MagNet tiny, sentences with their pictures per second over before; another network, too",
@@ -27,12 +29,19 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
         "magnet_tiny, after",
     ),
     (
-        "hidden words found from text + picture + mask (`pooled`), over text + picture",
+        "hidden words found from text + picture + mask (`pooled`, one layer, ratio 0.3), over text + picture",
         "above 0",
         "masked_words",
         "pooled: mask - image",
     ),
     ("the same, less those found with text alone", "above 0", "masked_words", "pooled: mask - text"),
+    ("found by counting neighbouring words, for comparison", "–", "masked_words", "counting neighbouring words"),
+    (
+        "found with the mask over picture: default mask encoder `centre`, two layers",
+        "–",
+        "masked_words_default",
+        "centre: mask - image",
+    ),
     (
         "shipped `refshapes-tiny`, one attribute word changed: the object now meant is marked",
         "≥ 80 %",
@@ -96,11 +105,10 @@ def value(file: str, row: str) -> str:
     if row in table:
         seeds = int(table[row].count())
         return f"{table[row].median():.4g} ({seeds} seed{'s' * (seeds > 1)})"
-    if file in ("masked_words", "counterfactuals"):
-        value, low, high = (table.set_index("what")["value"][row + end] for end in ("", ", low", ", high"))
-        if file == "counterfactuals":
-            return f"{value:.3g} [{low:.3g}, {high:.3g}] % (1 seed)"
-        return f"{value:.2g} [{low:.2g}, {high:.2g}] points (1 seed)"
+    values = table.set_index("what")["value"]
+    if f"{row}, low" in values:
+        value, low, high = (values[row + end] for end in ("", ", low", ", high"))
+        return f"{value:.3g} [{low:.3g}, {high:.3g}] {'points' if ' - ' in row else '%'} (1 seed)"
     found = table[table["what"].str.startswith(row)].iloc[0]
     unit = "" if found["unit"] in ("ratio", "count") else f" {found['unit']}"
     return f"{found['value']:.4g}{unit}"
