@@ -108,6 +108,6 @@ def load_instances(file: Path, needed: Callable[[dict], bool] = lambda record: T
         if not isinstance(records, list):
             raise ValueError(f"{file} has no list {key!r}: not COCO instances; {REMEDY}")
         for record in records:
-            if not isinstance(record, dict) or not all(isinstance(record.get(field), int) for field in fields):
+            if not isinstance(record, dict) or not all(type(record.get(field)) is int for field in fields):
                 raise ValueError(f"{file}: {key}: {str(record)[:80]} lacks whole numbers {', '.join(fields)}; {REMEDY}")
     return instances
