@@ -63,9 +63,14 @@ def load_sources(sources: tuple[Path, ...]) -> tuple[list[dict], dict[str, list[
     if sources[0].stem.partition("(")[0] not in ("refs", "grefs"):
         return _load_coco(sources)
     refs = load_refs(sources[0])
-    listed = (ref.get("ann_id") for ref in refs)
-    ann_ids = {one for some in listed for one in (some if isinstance(some, list) else [some]) if isinstance(one, int)}
+    ann_ids = mentioned(refs)
     return refs, load_instances(sources[1], lambda record: record.get("id") in ann_ids)
+
+
+def mentioned(refs: list[dict]) -> set[int]:
+    """The ids of all annotations that `refs` name, whatever else is wrong with them."""
+    listed = (ref.get("ann_id") for ref in refs)
+    return {one for some in listed for one in (some if isinstance(some, list) else [some]) if isinstance(one, int)}
 
 
 def _load_coco(files: tuple[Path, ...]) -> tuple[list[dict], dict[str, list[dict]]]:

@@ -21,7 +21,7 @@ import pandas as pd
 from pycocotools import mask as coco
 
 from magnet.data import fields
-from magnet.data.files import find_sources, load_sources
+from magnet.data.files import find_sources, load_sources, mentioned
 from magnet.data.masks import object_rle
 from magnet.data.tags import add_tags
 from magnet.runs import atomic_write
@@ -55,14 +55,16 @@ def read_refer(
     file, rle (str; compressed counts), num_targets (int64), the tags (tags.py), and whatever else the sentences carry.
     In gRefCOCO's form a sentence may speak of several objects, which make one mask, or of none: then area is 0. ann_id
     and category_id are the first object's, or -1.
-    attrs: root, name, split_by, polygon_overlap, images (their folder), problems, notes (oddities that cost no row).
+    attrs: root, name, split_by, polygon_overlap, images (their folder), problems, notes (oddities that cost no row),
+    held_out (images that only records left out show outside of train: a model will be scored there once they are mended).
     """
     _one_of("polygon_overlap", polygon_overlap, ("hole", "union"))
     _one_of("on_problem", on_problem, ("raise", "list"))
     root = data_root(root)
     if name == "union":
-        from magnet.data.union import read_union  # here: it is made of what this function reads
+        from magnet.data.union import UNION_SPLIT_BY, read_union  # here: it is made of what this function reads
 
+        _one_of("split_by", split_by, (UNION_SPLIT_BY,))
         return read_union(root, polygon_overlap, on_problem, cache)
     sources = find_sources(root, name, split_by)
     file, stamp = _cache_file(sources[0], split_by, polygon_overlap), _stamp(sources)
@@ -157,7 +159,9 @@ def _write_cache(table: pd.DataFrame, file: Path) -> None:
 
 def _build(sources: tuple[Path, ...], polygon_overlap: str) -> pd.DataFrame:
     join = _Join(sources, polygon_overlap)
-    table, attrs = _joined(*join.rows()), {"problems": join.problems, "notes": join.notes}
+    table = _joined(*join.rows())
+    shown = set(table.loc[table["split"] != "train", "image_id"])
+    attrs = {"problems": join.problems, "notes": join.notes, "held_out": sorted(join.held_out() - shown)}
     del join  # what was read is gone before the tags grow
     table = add_tags(table) if len(table) else table
     table.attrs |= attrs
@@ -209,6 +213,13 @@ class _Join:
         if not sentences:
             self.problems.append(f"{self.refs_file}: no usable ref in it")
         return objects, sentences
+
+    def held_out(self) -> set[int]:
+        """Images that any ref outside of train speaks of, by itself or by its annotations, usable or not."""
+        refs = [ref for ref in self.refs if ref.get("split") != "train"]
+        images = [ref.get("image_id") for ref in refs]
+        images += [self.annotations[one]["image_id"] for one in mentioned(refs) if one in self.annotations]
+        return {image_id for image_id in images if isinstance(image_id, int)}
 
     def _object(self, ref: dict) -> dict:
         """What `ref` speaks of: one object; in gRefCOCO's form several, or none, in one mask."""
@@ -266,6 +277,6 @@ class _Join:
 
 def _joined(objects: list[dict], sentences: list[dict]) -> pd.DataFrame:
     if not sentences:
-        return pd.DataFrame({"sent_id": []})
+        return pd.DataFrame(columns=COLUMNS)
     table = pd.DataFrame(sentences).join(pd.DataFrame(objects), on="object").drop(columns="object")
     return table[[*COLUMNS, *(column for column in table if column not in COLUMNS)]]
