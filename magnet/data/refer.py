@@ -56,7 +56,7 @@ def read_refer(
     In gRefCOCO's form a sentence may speak of several objects, which make one mask, or of none: then area is 0. ann_id
     and category_id are the first object's, or -1.
     attrs: root, name, split_by, polygon_overlap, images (their folder), problems, notes (oddities that cost no row),
-    held_out (images that only records left out show outside of train: a model will be scored there once they are mended).
+    held_out (images that only records left out show outside of train: mended, they will be scored).
     """
     _one_of("polygon_overlap", polygon_overlap, ("hole", "union"))
     _one_of("on_problem", on_problem, ("raise", "list"))
@@ -161,7 +161,8 @@ def _build(sources: tuple[Path, ...], polygon_overlap: str) -> pd.DataFrame:
     join = _Join(sources, polygon_overlap)
     table = _joined(*join.rows())
     shown = set(table.loc[table["split"] != "train", "image_id"])
-    attrs = {"problems": join.problems, "notes": join.notes, "held_out": sorted(join.held_out() - shown)}
+    attrs = {"problems": join.problems, "notes": [*dict.fromkeys(join.notes)]}  # a note once, though refs share objects
+    attrs["held_out"] = sorted(join.held_out() - shown)
     del join  # what was read is gone before the tags grow
     table = add_tags(table) if len(table) else table
     table.attrs |= attrs
@@ -249,11 +250,9 @@ class _Join:
         rles = []
         for annotation in targets:
             segmentation = annotation["segmentation"]
-            rle, num_ignored = object_rle(segmentation, **size, polygon_overlap=self.polygon_overlap)
+            rle, oddities = object_rle(segmentation, **size, polygon_overlap=self.polygon_overlap)
             rles.append(rle)
-            if num_ignored:
-                what = f"annotation {annotation['id']}: {num_ignored} polygons of under 3 points"
-                self.notes.append(f"{self.instances_file}: {what}")
+            self.notes += [f"{self.instances_file}: annotation {annotation['id']}: {what}" for what in oddities]
         if len(rles) == 1:
             return rles[0]
         return coco.merge(rles) if rles else coco.encode(np.zeros((size["height"], size["width"]), np.uint8, order="F"))
