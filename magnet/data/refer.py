@@ -21,7 +21,7 @@ import pandas as pd
 from pycocotools import mask as coco
 
 from magnet.data import fields
-from magnet.data.files import find_sources, load_sources, mentioned
+from magnet.data.files import find_sources, is_coco, load_sources, mentioned
 from magnet.data.masks import object_rle
 from magnet.data.tags import add_tags
 from magnet.runs import atomic_write
@@ -183,7 +183,8 @@ class _Join:
     """Refs with their annotations and images; what does not fit is collected."""
 
     def __init__(self, sources: tuple[Path, ...], polygon_overlap: str):
-        self.refs_file, self.instances_file = sources[0], sources[-1]
+        self.is_coco, self.refs_file = is_coco(sources), sources[0]
+        self.instances_file = sources[0].parent if self.is_coco else sources[1]
         self.polygon_overlap = polygon_overlap
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -205,7 +206,7 @@ class _Join:
         """Objects, and sentences whose "object" is a position in the first list."""
         objects, sentences = [], []
         for ref in self.refs:
-            where = f"{self.refs_file}: ref {ref.get('ref_id')}"
+            where = self._where(ref)
             with _collected(self.problems, where):
                 objects.append(self._object(ref))
                 for sentence in fields.sentences(ref):
@@ -214,6 +215,11 @@ class _Join:
         if not sentences:
             self.problems.append(f"{self.refs_file}: no usable ref in it")
         return objects, sentences
+
+    def _where(self, ref: dict) -> str:
+        if self.is_coco:  # its refs are counted here: nobody could look their numbers up
+            return f"{self.refs_file.with_name(ref['split'] + '.json')}: annotation {ref['ann_id']}"
+        return f"{self.refs_file}: ref {ref.get('ref_id')}"
 
     def held_out(self) -> set[int]:
         """Images that any ref outside of train speaks of, by itself or by its annotations, usable or not."""

@@ -138,13 +138,37 @@ def test_an_id_that_means_two_things_is_refused(coco):
         write()
 
 
-@pytest.mark.parametrize(
-    "said, message", [("", "no usable ref"), ([5], "raw is 5, not a string"), (["a", ""], "is empty")]
-)
-def test_expressions_that_are_none(coco, said, message):
+def test_a_left_over_file_is_refused_with_what_is_read(coco):
     files, write = coco
-    for contents in files.values():
-        contents["annotations"][0]["expressions"] = contents["annotations"][1]["expressions"] = said
-        contents["annotations"][0].pop("expression", None)
-    with pytest.raises(ValueError, match=message):
+    files["instances"] = json.loads(json.dumps(files["train"]).replace("expression", "caption"))
+    with pytest.raises(
+        ValueError, match=r"every \.json of the folder .* instances\.json, train\.json, val\.json: move"
+    ):
         write()
+
+
+def test_an_annotation_may_have_both_fields_or_neither(coco):
+    files, write = coco
+    files["val"]["annotations"][0]["expression"] = "the nearest"
+    files["val"]["annotations"][1]["expression"] = "the far cup"
+    assert write()["text"].tolist() == ["the left cup", "the nearest", "the far cup", "the right cup", "the large cup"]
+    files["val"]["annotations"][1]["expressions"] = []  # and nothing of the other field is lost
+    assert write()["text"].tolist() == ["the left cup", "the nearest", "the far cup"]
+
+
+@pytest.mark.parametrize("field", ["expression", "expressions"])
+@pytest.mark.parametrize(
+    "said, message",
+    [
+        ("", "the expression is empty: ''"), (None, "raw is None, not a string"), (0, "raw is 0, not a string"),
+        ({"raw": "x"}, "raw is {'raw': 'x'}, not a string"), ([5], "raw is 5, not a string"),
+        (["a", " "], "the expression is empty: ' '"), ([], "sentences is [], not a list of sentences"),
+    ],
+)  # fmt: skip
+def test_expressions_that_are_none_are_problems(coco, field, said, message):
+    files, write = coco
+    files["val"]["annotations"][0][field] = said
+    with pytest.raises(ValueError) as error:
+        write()
+    assert "val.json: annotation 11" in str(error.value) and f": {message}" in str(error.value)
+    assert "1 problems" in str(error.value)
