@@ -1,5 +1,6 @@
 """The files of a data set in REFER's layout: found, read and checked; nothing in them can run code."""
 
+import itertools
 import json
 import pickle
 from collections.abc import Callable
@@ -60,32 +61,56 @@ def load_refs(file: Path) -> list[dict]:
 
 def load_sources(sources: tuple[Path, ...]) -> tuple[list[dict], dict[str, list[dict]]]:
     """Refs and instances of what `find_sources` found."""
-    if sources[0].stem.partition("(")[0] not in ("refs", "grefs"):
+    if is_coco(sources):
         return _load_coco(sources)
     refs = load_refs(sources[0])
-    listed = (ref.get("ann_id") for ref in refs)
-    ann_ids = {one for some in listed for one in (some if isinstance(some, list) else [some]) if isinstance(one, int)}
+    ann_ids = mentioned(refs)
     return refs, load_instances(sources[1], lambda record: record.get("id") in ann_ids)
 
 
+def mentioned(refs: list[dict]) -> set[int]:
+    """The ids of all annotations that `refs` name, whatever else is wrong with them."""
+    listed = (ref.get("ann_id") for ref in refs)
+    return {one for some in listed for one in (some if isinstance(some, list) else [some]) if isinstance(one, int)}
+
+
+def is_coco(sources: tuple[Path, ...]) -> bool:
+    """Whether `sources` are COCO files, one a split, rather than refs with their instances."""
+    return sources[0].stem.partition("(")[0] not in ("refs", "grefs")
+
+
 def _load_coco(files: tuple[Path, ...]) -> tuple[list[dict], dict[str, list[dict]]]:
-    """COCO files, one a split, whose annotations carry `expression` or `expressions`, in REFER's form.
+    """COCO files, one a split, whose annotations carry `expression`, `expressions` or both, in REFER's form.
 
     ref_id and sent_id are counted through. Raises ValueError where an id means something else in another file.
     """
-    refs, merged, sent_id = [], {key: {} for key in INSTANCES}, 0
+    refs, merged, number = [], {key: {} for key in INSTANCES}, itertools.count()
     for file in files:
-        for key, records in load_instances(file).items():
-            for record in records if key in merged else ():
-                if merged[key].setdefault(record["id"], record) != record:
-                    raise ValueError(f"{file}: {key}: id {record['id']} is something else in a file before it")
-                if said := record.get("expressions", record.get("expression")) if key == "annotations" else None:
-                    texts = said if isinstance(said, list) else [said]
-                    sentences = [{"sent_id": sent_id + i, "raw": text} for i, text in enumerate(texts)]
-                    sent_id += len(texts)
-                    facts = {"ann_id": record["id"], "image_id": record["image_id"], "split": file.stem}
-                    refs.append({"ref_id": len(refs), **facts, "sentences": sentences})
+        instances = load_instances(file)
+        for key, records in merged.items():
+            _merge(instances[key], records, f"{file}: {key}", files)
+        for record in instances["annotations"]:
+            if "expression" in record or "expressions" in record:
+                sentences = [{"sent_id": next(number), "raw": text} for text in _texts(record)]
+                facts = {"ann_id": record["id"], "image_id": record["image_id"], "split": file.stem}
+                refs.append({"ref_id": len(refs), **facts, "sentences": sentences})
     return refs, {key: list(records.values()) for key, records in merged.items()}
+
+
+def _merge(new: list[dict], records: dict[int, dict], where: str, files: tuple[Path, ...]) -> None:
+    for record in new:
+        if records.setdefault(record["id"], record) != record:
+            names = ", ".join(file.name for file in files)
+            raise ValueError(
+                f"{where}: id {record['id']} is something else in a file before it; with split_by coco every .json of "
+                f"the folder is read as a split, here {names}: move away what is none, as a left-over instances.json"
+            )
+
+
+def _texts(annotation: dict) -> list:
+    """All that is said of an annotation; whether it is text is seen where every sentence is."""
+    said = [annotation[field] for field in ("expression", "expressions") if field in annotation]
+    return [text for some in said for text in (some if isinstance(some, list) else [some])]
 
 
 def load_instances(file: Path, needed: Callable[[dict], bool] = lambda record: True) -> dict[str, list[dict]]:
@@ -108,6 +133,6 @@ def load_instances(file: Path, needed: Callable[[dict], bool] = lambda record: T
         if not isinstance(records, list):
             raise ValueError(f"{file} has no list {key!r}: not COCO instances; {REMEDY}")
         for record in records:
-            if not isinstance(record, dict) or not all(isinstance(record.get(field), int) for field in fields):
+            if not isinstance(record, dict) or not all(type(record.get(field)) is int for field in fields):
                 raise ValueError(f"{file}: {key}: {str(record)[:80]} lacks whole numbers {', '.join(fields)}; {REMEDY}")
     return instances

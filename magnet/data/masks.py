@@ -8,10 +8,12 @@ from pycocotools import mask as coco
 from magnet.metrics import rle_decode
 
 NUM_SIDES_OUTSIDE = 10  # polygons reaching further out than this many image sides are damage, not cut-off objects
+NUM_PIXELS_OUTSIDE = 1  # COCO's own outlines pass the border by less
 
 
-def object_rle(segmentation, height: int, width: int, polygon_overlap: str = "hole") -> tuple[dict, int]:
-    """An object's compressed RLE, and how many of its polygons were passed over for having fewer than 3 points.
+def object_rle(segmentation, height: int, width: int, polygon_overlap: str = "hole") -> tuple[dict, list[str]]:
+    """An object's compressed RLE, and what is odd about it: polygons of fewer than 3 points, which are passed over, and
+    outlines that leave the picture, which are cut at its border.
 
     segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, or an RLE with counts as a list or a string.
     Raises ValueError for a mask without a pixel, coordinates that are no numbers or far outside, and damaged RLE.
@@ -19,12 +21,12 @@ def object_rle(segmentation, height: int, width: int, polygon_overlap: str = "ho
     if height < 1 or width < 1:
         raise ValueError(f"the image is said to be {width} x {height} pixels")
     if isinstance(segmentation, dict):
-        rle, num_ignored = checked_rle(segmentation, height, width), 0
+        rle, oddities = checked_rle(segmentation, height, width), []
     else:
-        rle, num_ignored = _polygons_rle(segmentation, height, width, polygon_overlap)
+        rle, oddities = _polygons_rle(segmentation, height, width, polygon_overlap)
     if not coco.area(rle):
         raise ValueError(f"the mask covers no pixel: segmentation {str(segmentation)[:80]}")
-    return rle, num_ignored
+    return rle, oddities
 
 
 def checked_rle(rle: dict, height: int, width: int) -> dict:
@@ -47,17 +49,30 @@ def checked_rle(rle: dict, height: int, width: int) -> dict:
     return coco.frPyObjects({"size": size, "counts": counts}, height, width)
 
 
-def _polygons_rle(polygons: list, height: int, width: int, polygon_overlap: str) -> tuple[dict, int]:
+def _polygons_rle(polygons: list, height: int, width: int, polygon_overlap: str) -> tuple[dict, list[str]]:
     if not isinstance(polygons, list) or not all(isinstance(polygon, list) for polygon in polygons):
         raise ValueError(f"segmentation is neither polygons nor RLE: {str(polygons)[:80]}")
     usable = [polygon for polygon in polygons if len(polygon) >= 6]
     if not usable:
         raise ValueError(f"no polygon of 3 points or more: segmentation {str(polygons)[:80]}")
-    limit = NUM_SIDES_OUTSIDE * max(height, width)
-    for polygon in usable:
-        if len(polygon) % 2 or not np.abs(np.asarray(polygon, dtype=np.float64)).max() <= limit:  # catches NaN as well
-            raise ValueError(f"polygon is no list of x, y near a {width} x {height} image: {str(polygon)[:80]}")
-    return _overlaid(coco.frPyObjects(usable, height, width), polygon_overlap), len(polygons) - len(usable)
+    oddities = _oddities(len(polygons) - len(usable), max(_reach(polygon, height, width) for polygon in usable))
+    return _overlaid(coco.frPyObjects(usable, height, width), polygon_overlap), oddities
+
+
+def _reach(polygon: list, height: int, width: int) -> float:
+    """How many pixels a polygon reaches out of the picture, below 0 inside."""
+    points = np.asarray(polygon, dtype=np.float64)
+    outside = max(-points.min(), points[::2].max() - width, points[1::2].max() - height)
+    if len(polygon) % 2 or not outside <= NUM_SIDES_OUTSIDE * max(height, width):  # catches NaN as well
+        raise ValueError(f"polygon is no list of x, y near a {width} x {height} image: {str(polygon)[:80]}")
+    return outside
+
+
+def _oddities(num_ignored: int, outside: float) -> list[str]:
+    found = [f"{num_ignored} polygons of under 3 points"] if num_ignored else []
+    if outside > NUM_PIXELS_OUTSIDE:
+        found.append(f"its outline leaves the picture by {outside:.4g} pixels and is cut at the border")
+    return found
 
 
 def _overlaid(rles: list[dict], polygon_overlap: str) -> dict:

@@ -20,14 +20,14 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco
 
-from magnet.data.files import find_sources, load_sources
+from magnet.data import fields
+from magnet.data.files import find_sources, is_coco, load_sources, mentioned
 from magnet.data.masks import object_rle
 from magnet.data.tags import add_tags
 from magnet.runs import atomic_write
 
-FORMAT = 2  # of the cached table: raise it when a column or its meaning changes
+FORMAT = 3  # of the cached table: raise it when a column or its meaning changes
 NUM_SHOWN = 5  # problems spelled out in an error
-NOTHING = -1  # ann_id and category_id of a sentence that speaks of no object
 COLUMNS = ("sent_id", "ref_id", "ann_id", "image_id", "category_id", "category", "split", "text", "file",
            "height", "width", "rle", "area", "num_targets", "num_same_category")  # fmt: skip
 RESULTS = ("I", "U", "iou", "num_words")  # what later columns are called
@@ -55,14 +55,16 @@ def read_refer(
     file, rle (str; compressed counts), num_targets (int64), the tags (tags.py), and whatever else the sentences carry.
     In gRefCOCO's form a sentence may speak of several objects, which make one mask, or of none: then area is 0. ann_id
     and category_id are the first object's, or -1.
-    attrs: root, name, split_by, polygon_overlap, images (their folder), problems, notes (oddities that cost no row).
+    attrs: root, name, split_by, polygon_overlap, images (their folder), problems, notes (oddities that cost no row),
+    held_out (images that only records left out show outside of train: mended, they will be scored).
     """
     _one_of("polygon_overlap", polygon_overlap, ("hole", "union"))
     _one_of("on_problem", on_problem, ("raise", "list"))
     root = data_root(root)
     if name == "union":
-        from magnet.data.union import read_union  # here: it is made of what this function reads
+        from magnet.data.union import UNION_SPLIT_BY, read_union  # here: it is made of what this function reads
 
+        _one_of("split_by", split_by, (UNION_SPLIT_BY,))
         return read_union(root, polygon_overlap, on_problem, cache)
     sources = find_sources(root, name, split_by)
     file, stamp = _cache_file(sources[0], split_by, polygon_overlap), _stamp(sources)
@@ -157,7 +159,10 @@ def _write_cache(table: pd.DataFrame, file: Path) -> None:
 
 def _build(sources: tuple[Path, ...], polygon_overlap: str) -> pd.DataFrame:
     join = _Join(sources, polygon_overlap)
-    table, attrs = _joined(*join.rows()), {"problems": join.problems, "notes": join.notes}
+    table = _joined(*join.rows())
+    shown = set(table.loc[table["split"] != "train", "image_id"])
+    attrs = {"problems": join.problems, "notes": [*dict.fromkeys(join.notes)]}  # a note once, though refs share objects
+    attrs["held_out"] = sorted(join.held_out() - shown)
     del join  # what was read is gone before the tags grow
     table = add_tags(table) if len(table) else table
     table.attrs |= attrs
@@ -178,7 +183,8 @@ class _Join:
     """Refs with their annotations and images; what does not fit is collected."""
 
     def __init__(self, sources: tuple[Path, ...], polygon_overlap: str):
-        self.refs_file, self.instances_file = sources[0], sources[-1]
+        self.is_coco, self.refs_file = is_coco(sources), sources[0]
+        self.instances_file = sources[0].parent if self.is_coco else sources[1]
         self.polygon_overlap = polygon_overlap
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -200,35 +206,48 @@ class _Join:
         """Objects, and sentences whose "object" is a position in the first list."""
         objects, sentences = [], []
         for ref in self.refs:
-            where = f"{self.refs_file}: ref {ref.get('ref_id')}"
+            where = self._where(ref)
             with _collected(self.problems, where):
                 objects.append(self._object(ref))
-                for sentence in _sentences(ref):
+                for sentence in fields.sentences(ref):
                     with _collected(self.problems, f"{where}, sentence {sentence.get('sent_id')}"):
                         sentences.append(self._sentence(sentence) | {"object": len(objects) - 1})
         if not sentences:
             self.problems.append(f"{self.refs_file}: no usable ref in it")
         return objects, sentences
 
+    def _where(self, ref: dict) -> str:
+        if self.is_coco:  # its refs are counted here: nobody could look their numbers up
+            return f"{self.refs_file.with_name(ref['split'] + '.json')}: annotation {ref['ann_id']}"
+        return f"{self.refs_file}: ref {ref.get('ref_id')}"
+
+    def held_out(self) -> set[int]:
+        """Images that any ref outside of train speaks of, by itself or by its annotations, usable or not."""
+        refs = [ref for ref in self.refs if ref.get("split") != "train"]
+        images = [ref.get("image_id") for ref in refs]
+        images += [self.annotations[one]["image_id"] for one in mentioned(refs) if one in self.annotations]
+        return {image_id for image_id in images if isinstance(image_id, int)}
+
     def _object(self, ref: dict) -> dict:
         """What `ref` speaks of: one object; in gRefCOCO's form several, or none, in one mask."""
-        _once("ref_id", _integers(ref, "ref_id")["ref_id"], self.ref_ids)
-        targets = [self._annotation(ann_id, ref["image_id"]) for ann_id in _targets(ref)]
-        image = self._found(self.images, "image", _integers(ref, "image_id")["image_id"])
-        size = _integers(image, "height", "width")
+        fields.once("ref_id", fields.integers(ref, "ref_id")["ref_id"], self.ref_ids)
+        targets = [self._annotation(ann_id, ref["image_id"]) for ann_id in fields.targets(ref)]
+        image = self._found(self.images, "image", fields.integers(ref, "image_id")["image_id"])
+        size = fields.integers(image, "height", "width")
         rle = self._mask(targets, size)
-        names = (_string(self._found(self.categories, "category", a["category_id"]), "name") for a in targets)
-        first = targets[0] if targets else {"id": NOTHING, "category_id": NOTHING}
-        return _integers(ref, "ref_id", "image_id") | size | {
+        names = (fields.string(self._found(self.categories, "category", a["category_id"]), "name") for a in targets)
+        first = targets[0] if targets else {"id": fields.NOTHING, "category_id": fields.NOTHING}
+        return fields.integers(ref, "ref_id", "image_id") | size | {
             "ann_id": first["id"], "category_id": first["category_id"], "num_targets": len(targets),
-            "category": ", ".join(dict.fromkeys(names)), "split": _string(ref, "split"),
-            "file": _string(image, "file_name"), "rle": rle["counts"].decode("ascii"), "area": int(coco.area(rle)),
+            "category": ", ".join(dict.fromkeys(names)), "split": fields.string(ref, "split"),
+            "file": fields.string(image, "file_name"),
+            "rle": rle["counts"].decode("ascii"), "area": int(coco.area(rle)),
             "num_same_category": self.num_same_category[ref["image_id"], first["category_id"]],
         }  # fmt: skip
 
     def _annotation(self, ann_id: int, image_id: int) -> dict:
         annotation = self._found(self.annotations, "annotation", ann_id)
-        found = _integers(annotation, "image_id", "category_id")["image_id"]
+        found = fields.integers(annotation, "image_id", "category_id")["image_id"]
         if image_id != found:
             raise ValueError(f"image_id is {image_id!r}, but its annotation {ann_id} lies on image {found}")
         return annotation
@@ -237,11 +256,9 @@ class _Join:
         rles = []
         for annotation in targets:
             segmentation = annotation["segmentation"]
-            rle, num_ignored = object_rle(segmentation, **size, polygon_overlap=self.polygon_overlap)
+            rle, oddities = object_rle(segmentation, **size, polygon_overlap=self.polygon_overlap)
             rles.append(rle)
-            if num_ignored:
-                what = f"annotation {annotation['id']}: {num_ignored} polygons of under 3 points"
-                self.notes.append(f"{self.instances_file}: {what}")
+            self.notes += [f"{self.instances_file}: annotation {annotation['id']}: {what}" for what in oddities]
         if len(rles) == 1:
             return rles[0]
         return coco.merge(rles) if rles else coco.encode(np.zeros((size["height"], size["width"]), np.uint8, order="F"))
@@ -252,66 +269,19 @@ class _Join:
         return records[key]
 
     def _sentence(self, sentence: dict) -> dict:
-        ids = _integers(sentence, "sent_id")
-        _once("sent_id", ids["sent_id"], self.sent_ids)
-        text = _string(sentence, "raw" if "raw" in sentence else "sent")
+        ids = fields.integers(sentence, "sent_id")
+        fields.once("sent_id", ids["sent_id"], self.sent_ids)
+        text = fields.string(sentence, "raw" if "raw" in sentence else "sent")
         if not text.strip():
             raise ValueError(f"the expression is empty: {text!r}")
         if taken := sentence.keys() & {*COLUMNS, *RESULTS} - {"sent_id"}:
             raise ValueError(f"the names {', '.join(sorted(taken))} are the table's own; rename these fields")
-        extra = {key: _plain(value) for key, value in sentence.items() if key not in SENTENCE_FIELDS}
+        extra = {key: fields.plain(value) for key, value in sentence.items() if key not in SENTENCE_FIELDS}
         return ids | {"text": text} | extra
 
 
 def _joined(objects: list[dict], sentences: list[dict]) -> pd.DataFrame:
     if not sentences:
-        return pd.DataFrame({"sent_id": []})
+        return pd.DataFrame(columns=COLUMNS)
     table = pd.DataFrame(sentences).join(pd.DataFrame(objects), on="object").drop(columns="object")
     return table[[*COLUMNS, *(column for column in table if column not in COLUMNS)]]
-
-
-def _targets(ref: dict) -> list[int]:
-    """The annotations that a ref speaks of: one, or gRefCOCO's list of several or, as [-1], of none."""
-    listed = ref["ann_id"] if isinstance(ref["ann_id"], list) else [_integers(ref, "ann_id")["ann_id"]]
-    if listed == [NOTHING]:
-        return []
-    if not listed or not all(isinstance(ann_id, int) and ann_id >= 0 for ann_id in listed):
-        raise ValueError(f"ann_id is {ref['ann_id']}: whole numbers from 0 are needed, or [-1] for no object")
-    return listed
-
-
-def _integers(record: dict, *keys: str) -> dict[str, int]:
-    for key in keys:
-        if not isinstance(record[key], int) or not 0 <= record[key] < 2**63:
-            raise ValueError(f"{key} is {record[key]!r}, not a whole number from 0")
-    return {key: record[key] for key in keys}
-
-
-def _string(record: dict, key: str) -> str:
-    if not isinstance(record[key], str):
-        raise ValueError(f"{key} is {record[key]!r}, not a string")
-    record[key].encode()  # half a surrogate pair could not be stored
-    return record[key]
-
-
-def _once(key: str, value: int, seen: set[int]) -> None:
-    if value in seen:
-        raise ValueError(f"{key} {value} comes more than once")
-    seen.add(value)
-
-
-def _sentences(ref: dict) -> list[dict]:
-    if not ref["sentences"] or not all(isinstance(sentence, dict) for sentence in ref["sentences"]):
-        raise ValueError(f"sentences is {ref['sentences']!r}, not a list of sentences")
-    return ref["sentences"]
-
-
-def _plain(value):
-    """A sentence's own field as a column can hold it."""
-    if isinstance(value, dict | list):
-        return json.dumps(value)
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ValueError(f"{value} does not fit 64 bits")
-    if isinstance(value, str):
-        value.encode()
-    return value

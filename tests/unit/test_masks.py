@@ -110,6 +110,27 @@ def test_a_stray_fragment_beside_a_good_polygon_is_noted(toy):
     assert len(table) == 3 and table["area"][0] == 200 and len(table.attrs["notes"]) == 1
 
 
+OUTSIDE = {"left": (50, square(-50, 5, 20, 25)), "above": (2, square(5, -2, 20, 25)),
+           "right": (7.5, square(40, 5, WIDTH + 7.5, 25)), "below": (2, square(5, 5, 20, HEIGHT + 2))}  # fmt: skip
+
+
+@pytest.mark.parametrize("side", OUTSIDE)
+def test_an_outline_that_leaves_the_picture_is_cut_and_noted(toy, side):
+    by, polygon = OUTSIDE[side]
+    toy.annotations[0]["segmentation"] = [polygon]
+    toy.write()
+    for _ in range(2):  # the second time from the cache
+        with pytest.warns(UserWarning, match=f"annotation 1: its outline leaves the picture by {by} pixels and is cut"):
+            table = toy.read()
+    assert len(table) == 3 and len(table.attrs["notes"]) == 1
+    assert coco.area({"size": [HEIGHT, WIDTH], "counts": table["rle"][0]}) == table["area"][0] < WIDTH * HEIGHT / 2
+
+
+def test_an_outline_within_a_pixel_of_the_border_is_not_worth_a_note(toy):
+    toy.annotations[0]["segmentation"] = [square(-0.5, -1, WIDTH + 0.6, HEIGHT + 1)]
+    assert toy.write().read().attrs["notes"] == []
+
+
 # Real records
 
 
@@ -131,7 +152,7 @@ def test_real_polygons_cover_the_area_their_annotators_measured(real):
     table = read_refer(real, "refcocog", "google")
     stated = json.loads((real / "refcocog" / "instances.json").read_text())["annotations"]
     area = {annotation["id"]: annotation["area"] for annotation in stated}
-    assert len(table) == 13 and splits(table) == {"val": 13}
+    assert len(table) == 13 and splits(table) == {"val": 13} and table.attrs["notes"] == []
     for row in table.itertuples():
         assert row.area == pytest.approx(area[row.ann_id], rel=0.03), row.text
         assert rle_decode(row.rle, row.height, row.width).sum() == row.area

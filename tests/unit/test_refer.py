@@ -211,6 +211,24 @@ def test_several_objects_make_one_mask_and_none_an_empty_one(toy):
     assert not table["touches_border"].iloc[2]
 
 
+@pytest.mark.parametrize(
+    "ann_id, no_target, says",
+    [
+        ([1], True, "no_target is True, but ann_id is [1]"),
+        ([-1], False, "no_target is False, but ann_id is [-1]"),
+        ([1, 2], "yes", "no_target is 'yes', but ann_id is [1, 2]"),
+        ([1, 1], False, "ann_id is [1, 1]: an object comes twice"),
+        ([True], False, "ann_id is [True]: whole numbers from 0 are needed"),
+        (True, False, "ann_id is True, not a whole number from 0"),
+    ],
+)
+def test_targets_that_contradict_themselves_are_a_problem(toy, ann_id, no_target, says):
+    toy.refs[0] |= {"ann_id": ann_id, "no_target": no_target}
+    with pytest.raises(ValueError) as error:
+        toy.write().read()
+    assert f"ref 0: {says}" in str(error.value)
+
+
 def test_an_object_of_several_on_another_image_is_a_problem(toy):
     toy.images.append({**toy.images[0], "id": 8})
     toy.annotations[1]["image_id"] = 8

@@ -1,6 +1,7 @@
 """Several sources made one table: the union of the three training sets, and COCO files with expressions."""
 
 import json
+import pickle
 
 import pytest
 from refer_toy import Toy
@@ -12,7 +13,7 @@ from magnet.data.union import PARTS, STEP
 SETS = [("refcoco", "unc"), ("refcoco", "google"), ("refcoco+", "unc"), ("refcocog", "umd"), ("refcocog", "google")]
 
 
-def write_set(root, name: str, split_by: str, splits: dict[int, str]) -> None:
+def write_set(root, name: str, split_by: str, splits: dict[int, str]) -> Toy:
     """A data set of one sentence a picture; splits: image id -> split."""
     toy = Toy(root)
     toy.images = [{**toy.images[0], "id": image, "file_name": f"{image}.jpg"} for image in range(10)]
@@ -30,6 +31,7 @@ def write_set(root, name: str, split_by: str, splits: dict[int, str]) -> None:
     toy.folder = root / name
     toy.write()
     (toy.folder / "refs(me).p").rename(toy.folder / f"refs({split_by}).p")
+    return toy
 
 
 def test_the_union_holds_no_picture_that_is_scored(tmp_path):
@@ -61,6 +63,38 @@ def test_without_one_of_the_sets_nobody_can_say_what_leaks(tmp_path):
         write_set(tmp_path, *way, {0: "train"})
     with pytest.raises(ValueError, match=r"no .*refcocog/refs\(google\)\.p"):
         read_refer(tmp_path, "union", "umd")
+
+
+def test_a_picture_stays_held_out_when_its_record_is_left_out(tmp_path):
+    for way in SETS:
+        write_set(tmp_path, *way, {1: "train", 2: "train", 3: "train"})
+    toy = write_set(tmp_path, "refcoco+", "unc", {1: "train", 2: "val", 3: "test"})
+    toy.refs[1]["ann_id"] = 99  # no such object: its picture is known from the ref
+    toy.refs[2]["image_id"] = 98  # no such picture: it is known from the object
+    (toy.folder / "refs(unc).p").write_bytes(pickle.dumps(toy.refs))
+    for _ in range(2):  # the second time from the cache
+        with pytest.warns(UserWarning, match="2 records left out"):
+            union = read_refer(tmp_path, "union", "umd", on_problem="list")
+        assert set(union.loc[union["split"] == "train", "image_id"]) == {1}
+        assert [problem.partition(": ")[2] for problem in union.attrs["problems"]] == [
+            "ref 1: annotation 99 is not in instances.json",
+            "ref 2: image_id is 98, but its annotation 3 lies on image 3",
+        ]
+        assert set(union.attrs["held_out"]) == {2, 3, 98}
+
+
+def test_a_part_without_a_usable_record_is_listed(tmp_path):
+    for way in SETS:
+        write_set(tmp_path, *way, {1: "train", 2: "val"} if way[0] != "refcoco+" else {})
+    with pytest.warns(UserWarning, match="no usable ref"):
+        union = read_refer(tmp_path, "union", "umd", on_problem="list")
+    assert set(union["dataset"]) == {"refcoco", "refcocog"} and len(union.attrs["problems"]) == 1
+    assert union["sent_id"].dtype == "int64"
+
+
+def test_the_union_has_one_way_to_be_split(tmp_path):
+    with pytest.raises(ValueError, match="split_by='nonsense': one of umd"):
+        read_refer(tmp_path, "union", "nonsense")
 
 
 # --- COCO files -------------------------------------------------------------------------------------------------------
@@ -104,13 +138,37 @@ def test_an_id_that_means_two_things_is_refused(coco):
         write()
 
 
-@pytest.mark.parametrize(
-    "said, message", [("", "no usable ref"), ([5], "raw is 5, not a string"), (["a", ""], "is empty")]
-)
-def test_expressions_that_are_none(coco, said, message):
+def test_a_left_over_file_is_refused_with_what_is_read(coco):
     files, write = coco
-    for contents in files.values():
-        contents["annotations"][0]["expressions"] = contents["annotations"][1]["expressions"] = said
-        contents["annotations"][0].pop("expression", None)
-    with pytest.raises(ValueError, match=message):
+    files["instances"] = json.loads(json.dumps(files["train"]).replace("expression", "caption"))
+    with pytest.raises(
+        ValueError, match=r"every \.json of the folder .* instances\.json, train\.json, val\.json: move"
+    ):
         write()
+
+
+def test_an_annotation_may_have_both_fields_or_neither(coco):
+    files, write = coco
+    files["val"]["annotations"][0]["expression"] = "the nearest"
+    files["val"]["annotations"][1]["expression"] = "the far cup"
+    assert write()["text"].tolist() == ["the left cup", "the nearest", "the far cup", "the right cup", "the large cup"]
+    files["val"]["annotations"][1]["expressions"] = []  # and nothing of the other field is lost
+    assert write()["text"].tolist() == ["the left cup", "the nearest", "the far cup"]
+
+
+@pytest.mark.parametrize("field", ["expression", "expressions"])
+@pytest.mark.parametrize(
+    "said, message",
+    [
+        ("", "the expression is empty: ''"), (None, "raw is None, not a string"), (0, "raw is 0, not a string"),
+        ({"raw": "x"}, "raw is {'raw': 'x'}, not a string"), ([5], "raw is 5, not a string"),
+        (["a", " "], "the expression is empty: ' '"), ([], "sentences is [], not a list of sentences"),
+    ],
+)  # fmt: skip
+def test_expressions_that_are_none_are_problems(coco, field, said, message):
+    files, write = coco
+    files["val"]["annotations"][0][field] = said
+    with pytest.raises(ValueError) as error:
+        write()
+    assert "val.json: annotation 11" in str(error.value) and f": {message}" in str(error.value)
+    assert "1 problems" in str(error.value)
