@@ -9,6 +9,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ def find_checkpoint(source: str | Path) -> Path:
     if not path.is_file():
         path = _fetch(str(source))
     known = KNOWN.get(path.name)
-    if known and known.sha256 and (found := _sha256(path)) != known.sha256:
+    if known and known.sha256 and (found := sha256(path)) != known.sha256:
         raise ValueError(
             f"{path}: its sha256 is {found}, the published {path.name} has {known.sha256}: cut short, or another file. "
             "Fetch it again; if it is your own, give it another name"
@@ -108,6 +109,13 @@ def _fetch(name: str) -> Path:
         ) from error
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The file's checksum, in hexadecimal digits; a file that has not changed since is not read again."""
+    stat = path.stat()
+    return _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, _size: int, _changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def test_a_file_under_a_published_name_must_be_that_file(file, monkeypatch):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=f"its sha256 is .*, the published magnet_refcoco.pth has {digest}: cut short"):
         magnet.load_released(file)
+
+
+def test_a_file_is_read_for_its_checksum_once(file, monkeypatch):
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *about: read.append(about) or digest(*about))
+    known = Known(hashlib.sha256(file.read_bytes()).hexdigest(), "refcoco", "unc")
+    monkeypatch.setitem(checkpoints.KNOWN, file.name, known)
+    released_config(file), magnet.load_released(file), checkpoints.sha256(file)
+    assert len(read) == 1
+    os.utime(file, (1, 1))
+    find_checkpoint(file)
+    assert len(read) == 2
 
 
 def test_a_name_on_the_hub(file, monkeypatch):
