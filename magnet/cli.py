@@ -302,7 +302,7 @@ def benchmark_weights(
     SOURCE: a released .pth file, its name on the hub, or a run. --columns own: the splits of the data set they were
     made for; all: the nine of the papers' tables. Goes on where it was stopped; --shard 0/2 and --shard 1/2 share the
     work of two processes or machines. --precision bfloat16 prints the change against float32 where that is measured.
-    A split with other counts than the published one is refused; --allow-miscounted scores it, without published numbers.
+    A split with other counts than the published one is refused; --allow-miscounted scores it, published cells empty.
     Writes the table of every expression to results/benchmark/; --output writes the printed table as CSV. Takes as long
     as the network does: a full-size one needs a GPU.
     """

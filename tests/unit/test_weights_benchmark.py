@@ -142,7 +142,7 @@ def test_the_command(run, capsys, monkeypatch, tmp_path):
     assert "--shard 2: two numbers are needed, as in 0/2" in capsys.readouterr().err
 
 
-# --- what must not pass for the published split, or for a fresh result -------------------------------------------------
+# --- what must not pass for the published split, or for a fresh result ------------------------------------------------
 
 
 @pytest.fixture
@@ -214,5 +214,5 @@ def test_without_its_words_a_released_file_is_refused_before_anything_is_read(mo
     config = magnet.config.Config(recipe="x", data=data_of("magnet_refcoco.pth"))
     monkeypatch.setattr(module, "_weights", lambda source: (Path(source), config))
     monkeypatch.setattr(module, "load_tokenizer", absent)
-    with pytest.raises(FileNotFoundError, match="`magnet convert mine.pth FOLDER --vocabulary vocab.txt`, then"):
+    with pytest.raises(FileNotFoundError, match=r"`magnet convert mine\.pth FOLDER --vocabulary vocab\.txt`, then"):
         benchmark_weights("mine.pth", "nowhere")
