@@ -9,9 +9,11 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 
@@ -20,6 +22,13 @@ from magnet.runs import read_tensors
 
 REPOSITORY = "yxchng/magnet_weights"  # of MagNet's authors, on the Hugging Face hub
 ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
+
+
+_NUMBERS = [np.dtype(kind) for kind in ("?", "i1", "u1", "i2", "i4", "i8", "f2", "f4", "f8")]
+PLAIN = [  # what may stand beside the weights: LAVT's command line, and numbers of NumPy, such as the best score so far
+    argparse.Namespace, np.dtype, *{type(kind) for kind in _NUMBERS},
+    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]  # fmt: skip
 
 
 class Known(NamedTuple):
@@ -59,7 +68,7 @@ def find_checkpoint(source: str | Path) -> Path:
     if not path.is_file():
         path = _fetch(str(source))
     known = KNOWN.get(path.name)
-    if known and known.sha256 and (found := _sha256(path)) != known.sha256:
+    if known and known.sha256 and (found := sha256(path)) != known.sha256:
         raise ValueError(
             f"{path}: its sha256 is {found}, the published {path.name} has {known.sha256}: cut short, or another file. "
             "Fetch it again; if it is your own, give it another name"
@@ -85,13 +94,18 @@ def read_checkpoint(path: Path) -> Mapping:
     if not start.startswith((b"PK\3\4", b"\x80")):  # a zip or a bare pickle
         raise ValueError(f"{path}: not a checkpoint of PyTorch, it begins with {start!r}; fetch it again")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # LAVT keeps its command line beside the weights
+        with torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported.*?(?=\. |$)", str(error))  # the rest advises to run whatever the file says
-        raise ValueError(f"{path}: refused, more than tensors and plain values: {found and found[0]}") from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint, perhaps cut short; fetch it again ({error})") from error
+        found = re.search(r"GLOBAL (\S+)", str(error))  # the rest advises to run whatever the file says
+        held = f"it names {found[1]}" if found else "or it is damaged, or a plain pickle"
+        raise ValueError(
+            f"{path}: refused, more than tensors and plain values: {held}. Nothing of it was run. If it is your own,"
+            " save its tensors alone: torch.save({'model': model.state_dict()}, FILE)"
+        ) from error
+    except Exception as error:  # a damaged pickle fails as whatever it was read as
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: not a readable checkpoint, cut short or damaged; fetch it again ({why})") from error
 
 
 def _fetch(name: str) -> Path:
@@ -108,6 +122,13 @@ def _fetch(name: str) -> Path:
         ) from error
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The file's checksum, in hexadecimal digits; a file that has not changed since is not read again."""
+    stat = path.stat()
+    return _sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, _size: int, _changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,8 @@ called here. `load_released` does the rest.
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mode
@@ -43,9 +44,10 @@ def load_released(source: str | Path | Mapping) -> nn.Module:
 
     `source` is a file written by the authors of LAVT or MagNet, its name on the hub (see checkpoints.py), or the
     dictionary inside it. LAVT comes in two forms, both read: image and language network apart (`model`, `bert_model`),
-    or together (`text_encoder.*` in `model`). A file's tensors are used where they lie, and read when they are needed.
-    Raises ValueError where a tensor is missing, left over, of another shape or not finite, where there are fewer layers
-    than every published network of the kind has, or where a published file's checksum is another.
+    or together (`text_encoder.*` in `model`); `state_dict` may stand for `model`. A file's tensors are used where they
+    lie, and read when they are needed; of another precision than float32 they are converted, which a warning says.
+    Raises ValueError where a tensor is missing, left over, of another shape or kind or not finite, where there are
+    fewer layers than every published network of the kind has, or where a published file's checksum is another.
     """
     label = "the given state dict" if isinstance(source, Mapping) else str(source)
     contents = source if isinstance(source, Mapping) else read_checkpoint(find_checkpoint(source))
@@ -60,6 +62,7 @@ def load_released(source: str | Path | Mapping) -> nn.Module:
             named[ours], theirs[ours] = _without_kernel(tensor, own.get(ours)), name
     _logger.info("%s: %d of %d tensors have no effect and are left out", label, len(tensors) - len(named), len(tensors))
     described = f"{label}, a {release.name} with {model.config.vision.options} by its tensors,"
+    _say_precision(named, label)
     fill(model, named, described, assign=not isinstance(source, Mapping), names=theirs)  # given: stays the caller's own
     sides = getattr(model, "text_sides", ())
     if sides and all(side.gate.is_closed() for side in sides):
@@ -71,7 +74,10 @@ def released_config(source: str | Path) -> Config:
     """What `load_released` would build of a file, and the data it was trained on, as a whole configuration."""
     path = find_checkpoint(source)
     tensors = _tensors(read_checkpoint(path), str(path))
-    return _whole_config(_recognise(tensors, str(path)).configure(tensors), path)
+    release = _recognise(tensors, str(path))
+    _check_complete(release, tensors, str(path))
+    with _naming(release, str(path)):
+        return _whole_config(release.configure(tensors), path)
 
 
 def convert(source: str | Path, folder: str | Path, vocabulary: str | None = None) -> Path:
@@ -100,7 +106,8 @@ def _tensors(contents: Mapping, label: str) -> dict[str, Tensor]:
     """All weights under the names of the one-module form."""
     text = {}
     if isinstance(contents, Mapping):
-        contents, text = contents.get("model", contents), contents.get("bert_model") or {}
+        text = contents.get("bert_model") or {}
+        contents = contents.get("model", contents.get("state_dict", contents))
     for part in (contents, text):
         if not isinstance(part, Mapping):
             raise ValueError(f"{label}: a checkpoint is a dictionary of tensors, not a {type(part).__name__}")
@@ -145,20 +152,34 @@ def _check_complete(release: Release, tensors: Tensors, label: str) -> None:
 
 def _is_window_index(index: Tensor) -> bool:
     """Whether (w²,w²) integers say which row of a Swin's position table two places of a w×w window use."""
-    window = round(len(index) ** 0.5)
+    window = round(index.shape[0] ** 0.5) if index.ndim else 0
+    if index.layout != torch.strided or index.is_quantized or index.shape != (window**2, window**2):
+        return False
     places = torch.cartesian_prod(torch.arange(window), torch.arange(window))
     apart = places[:, None] - places + window - 1  # (w²,w²,2)
     return torch.equal(index.long(), apart[..., 0] * (2 * window - 1) + apart[..., 1])
 
 
 def _build(release: Release, tensors: Tensors, label: str) -> nn.Module:
+    with _naming(release, label), WithoutStart():
+        return build_model(release.configure(tensors))
+
+
+@contextmanager
+def _naming(release: Release, label: str) -> Iterator[None]:
+    """What goes wrong inside, as a ValueError that names the file."""
     try:
-        with WithoutStart():
-            return build_model(release.configure(tensors))
+        yield
     except KeyError as error:
         raise ValueError(f"{label}: a {release.name} checkpoint without the tensor {error}; is it complete?") from error
     except Exception as error:  # sizes that do not go together fail in whatever part meets them first
         raise ValueError(f"{label}: a {release.name} checkpoint of sizes no network has, damaged? ({error})") from error
+
+
+def _say_precision(tensors: Tensors, label: str) -> None:
+    kinds = {str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()} - {"float32"}
+    if kinds:
+        _logger.warning("%s: tensors in %s, not float32; they are converted", label, ", ".join(sorted(kinds)))
 
 
 def _rename(name: str, renames: list[Rename]) -> str:
@@ -171,7 +192,7 @@ def _rename(name: str, renames: list[Rename]) -> str:
 def _without_kernel(tensor: Tensor, own: Tensor | None) -> Tensor:
     """A kernel-1 convolution (out,in,1) or (out,in,1,1) is a linear layer (out,in) here."""
     is_linear = own is not None and own.ndim == 2 < tensor.ndim and set(tensor.shape[2:]) == {1}
-    return tensor.flatten(1) if is_linear else tensor
+    return tensor.flatten(1) if is_linear and tensor.layout == torch.strided else tensor
 
 
 def _swin_config(tensors: Tensors, prefix: str) -> VisionConfig:

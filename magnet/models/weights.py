@@ -26,14 +26,15 @@ def fill(
     """Put every tensor in its place. `label` names what they were read from; assign: take the tensors themselves, which
     then belong to the model, instead of copying them; names: what tensors are called where they were read from.
 
-    Raises ValueError where a tensor is missing, left over, of another shape or not finite; the model stays as it was.
+    Raises ValueError where a tensor is missing, left over, of another shape or kind, or not finite; the model stays as
+    it was. Numbers of another precision become the network's.
     """
     own = model.state_dict()
     if problems := differences(own, given):
         shown = "; ".join(_as_read(problem, names or {}) for problem in problems[:5])
         found = f"differences: {len(problems)}, first {shown}"
         raise ValueError(f"{label} does not fit this network; {found}. {_likely_reason(own, given, problems)}")
-    model.load_state_dict(given, assign=assign)
+    model.load_state_dict({name: given[name].to(tensor.dtype) for name, tensor in own.items()}, assign=assign)
 
 
 def differences(own: Tensors, given: Tensors) -> list[str]:
@@ -44,9 +45,25 @@ def differences(own: Tensors, given: Tensors) -> list[str]:
             problems.append(f"{name} is missing")
         elif given[name].shape != tensor.shape:
             problems.append(f"{name} is {tuple(given[name].shape)}, not {tuple(tensor.shape)}")
-        elif not given[name].isfinite().all():
+        elif not _is_alike(given[name], tensor):
+            problems.append(f"{name} holds {_kind(given[name])}, not {_kind(tensor)}")
+        elif not given[name].to(tensor.dtype).isfinite().all():
             problems.append(f"{name} is not finite")
     return problems + [f"{name} has no place" for name in given if name not in own]
+
+
+def _is_alike(given: Tensor, own: Tensor) -> bool:
+    """Whether both are plain numbers, with a fraction or without: more or fewer digits do not matter."""
+    return given.layout == own.layout and given.is_floating_point() == own.is_floating_point() and _is_real(given)
+
+
+def _is_real(tensor: Tensor) -> bool:
+    return not (tensor.is_complex() or tensor.is_quantized)
+
+
+def _kind(tensor: Tensor) -> str:
+    kinds = (str(kind).removeprefix("torch.") for kind in (tensor.layout, tensor.dtype))
+    return " ".join(kind for kind in kinds if kind != "strided")
 
 
 def _as_read(problem: str, names: Mapping[str, str]) -> str:

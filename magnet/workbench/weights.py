@@ -4,10 +4,13 @@
     table = benchmark_weights(folder, "data", columns=COLUMNS)        # all nine
 
 Every split is scored in parts of whole pictures. A part that is done is a file, and is not done again: whoever is
-stopped goes on, and several processes (`shard`) fill the same folder.
+stopped goes on, and several processes (`shard`) fill the same folder. What a part depends on is in its folder's name:
+weights, precision, expressions, tokens, network, how pictures are prepared. The code is not: its commit is in the part.
 """
 
 import hashlib
+import json
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,16 +20,19 @@ import pandas as pd
 
 from magnet import runs
 from magnet.config import Config
-from magnet.data import read_refer, select_split, splits
+from magnet.data import encode, load_tokenizer, read_refer, select_split, splits
+from magnet.data.family import miscounted
 from magnet.evaluate import best_device, progress_bar, score_expressions
 from magnet.metrics import find_protocol
-from magnet.models.checkpoints import KNOWN, find_checkpoint, is_checkpoint
+from magnet.models.checkpoints import KNOWN, find_checkpoint, is_checkpoint, sha256
 from magnet.models.released import load_released, released_config
 from magnet.statistics import compare, summarize
 from magnet.workbench.published import COLUMNS, PUBLISHED
 
-PROTOCOLS = ("paper", "original")
+_logger = logging.getLogger(__name__)
+PROTOCOLS = ("paper", "original")  # published numbers are made under the first
 PART = 512  # expressions of a part, about
+FORMAT = 1  # of the parts; count up where they would be read as what they are not
 FOLDER = Path("results/benchmark")
 CHANGES = {"": "difference", " (low)": "low", " (high)": "high"}
 FOR_ONE_SET = KNOWN.keys() - {"magnet_all.pth"}
@@ -35,9 +41,11 @@ FOR_ONE_SET = KNOWN.keys() - {"magnet_all.pth"}
 def benchmark_weights(
     source: str | Path, root: str | Path | None = None, columns: Mapping[str, tuple] | None = None,
     precision: str = "float32", shard: tuple[int, int] = (0, 1), batch_size: int | None = None,
-    folder: Path = FOLDER, progress: bool = True,
+    folder: Path = FOLDER, progress: bool = True, allow_miscounted: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """One row for each column and protocol: scores in percent with 95 % intervals, expressions, cost, published oIoU.
+
+    Published numbers stand on the rows under `paper`, the protocol they were made under.
 
     Args:
         source: a released file or its name on the hub, or a run.
@@ -45,13 +53,21 @@ def benchmark_weights(
         precision: "float32", or "bfloat16": then the change against float32, paired, where that is measured, too.
         shard: (i, n): this process takes every n-th part, from i on. Rows are for columns that are whole by then.
         folder: <folder>/<weights>-<fingerprint>-<precision>/<column>-<fingerprint>/ gets the parts.
-    Raises FileNotFoundError or ValueError where a data set, its pictures or the weights are not there or not sound.
+        allow_miscounted: score a split that has other numbers than the published one, too, and leave the published
+            cells of its rows empty.
+    Raises FileNotFoundError or ValueError where a data set, its pictures, the weights or the words are not there or not
+    sound; ValueError with both numbers where a split has other counts than the published one.
     """
     path, config = _weights(source)
+    tokenizer = _tokenizer(config, source)
     columns = columns or _own_columns(config, root, path)
     expressions = {name: _expressions(root, config, *column) for name, column in columns.items()}
-    home = folder / f"{_name(path)}-{_fingerprint(path)}-{precision}"
-    places = {name: home / "-".join((*column, digest(expressions[name]))) for name, column in columns.items()}
+    wrong = _miscounted(expressions, allow_miscounted)
+    home = folder / f"{_name(path)}-{sha256(path)[:8]}-{precision}"
+    places = {
+        name: home / "-".join((*column, digest(expressions[name], tokenizer, config)))
+        for name, column in columns.items()
+    }
     missing = [part for name in columns for part in _missing(expressions[name], places[name], shard)]
     if missing:
         model = load_released(path) if is_checkpoint(path) else runs.find(source).load_model()
@@ -60,7 +76,9 @@ def benchmark_weights(
     rows = []
     for name in columns:
         for protocol, table in _whole(expressions[name], places[name]).items():
-            rows.append(_row(name, protocol, table, places[name], home, precision))
+            comparable = protocol == PROTOCOLS[0] and name not in wrong
+            row = _row(name, protocol, table, comparable)
+            rows.append(row if precision == "float32" else row | _less_float32(table, places[name], protocol))
     return pd.DataFrame(rows)
 
 
@@ -72,18 +90,47 @@ def _weights(source: str | Path) -> tuple[Path, Config]:
     return run.checked_weights(), run.config
 
 
+def _tokenizer(config: Config, source: str | Path):
+    """Before anything is read or scored: released files do not hold the words."""
+    try:
+        return load_tokenizer(config.model.language.vocabulary)
+    except FileNotFoundError as error:
+        if not is_checkpoint(source):
+            raise
+        raise FileNotFoundError(
+            f"{source} needs the words of {config.model.language.vocabulary}, which are neither here nor to be had from"
+            f" the Hugging Face hub; with its vocab.txt at hand: `magnet convert {source} FOLDER --vocabulary"
+            " vocab.txt`, then `magnet benchmark weights FOLDER`"
+        ) from error
+
+
 def _name(path: Path) -> str:
     return path.stem if is_checkpoint(path) else path.parent.name
 
 
-def _fingerprint(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
+def digest(expressions: pd.DataFrame, tokenizer, config: Config) -> str:
+    """Of all that a part depends on beside the weights, the precision and the code."""
+    texts = expressions["text"].tolist()
+    facts = expressions[["sent_id", "text", "rle", "file"]].to_csv(index=False)
+    token_ids, _ = encode(tokenizer, texts, config.data.num_tokens, config.data.words)
+    network = json.dumps([FORMAT, config.data.image_size, runs.config_to_dict(config.model)], sort_keys=True)
+    return hashlib.sha256(facts.encode() + token_ids.numpy().tobytes() + network.encode()).hexdigest()[:8]
 
 
-def digest(expressions: pd.DataFrame) -> str:
-    facts = expressions[["sent_id", "text", "rle"]].to_csv(index=False)
-    return hashlib.sha256(facts.encode()).hexdigest()[:6]
+def _miscounted(expressions: Mapping[str, pd.DataFrame], allowed: bool) -> dict[str, list[str]]:
+    """Column -> where its split has other numbers than the published one; ValueError if there are any and none may."""
+    wrong = {}
+    for name, table in expressions.items():
+        split = table["split"].iat[0]
+        if lines := [line for line in miscounted(table) if line.startswith(f"{split}: ")]:
+            wrong[name] = lines
+    if wrong and not allowed:
+        said = "; ".join(f"{name}: {', '.join(lines)}" for name, lines in wrong.items())
+        raise ValueError(
+            f"not the published split, {said}. Scores on it do not compare with the published ones: is a file cut short"
+            " or another's? `magnet data download` fetches it; --allow-miscounted scores what is there"
+        )
+    return wrong
 
 
 def _own_columns(config: Config, root: str | Path | None, path: Path) -> dict[str, tuple]:
@@ -124,12 +171,23 @@ def _missing(expressions: pd.DataFrame, place: Path, shard: tuple[int, int]) -> 
     if not 0 <= index < num:
         raise ValueError(f"shard {index}/{num}: the first number is one from 0 to {num - 1}")
     numbered = list(enumerate(parts(expressions, PART)))[index::num]
-    return [(file, part) for number, part in numbered if not (file := place / f"{number:04}.parquet").exists()]
+    return [(file, part) for number, part in numbered if _read_part(file := place / f"{number:04}.parquet") is None]
+
+
+def _read_part(file: Path) -> pd.DataFrame | None:
+    """None where it is not there, or damaged: then it is made anew."""
+    try:
+        return pd.read_parquet(file)
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
+        _logger.warning("%s is damaged and is scored anew (%s)", file, error)
+        return None
 
 
 def _score_parts(model, missing: Iterable[tuple[Path, pd.DataFrame]], settings: tuple, progress: bool) -> None:
     (config, precision, batch_size), rules = settings, [find_protocol(name) for name in PROTOCOLS]
-    total = sum(len(part) for _, part in missing)
+    commit, total = runs.environment()["commit"], sum(len(part) for _, part in missing)
     with progress_bar(progress, total=total, unit="expr") as bar:
         for file, part in missing:
             began = time.perf_counter()
@@ -137,7 +195,7 @@ def _score_parts(model, missing: Iterable[tuple[Path, pd.DataFrame]], settings: 
                 model, part, config.data, config.model.language.vocabulary, rules, batch_size, precision, progress=False
             )
             both = pd.concat([table.assign(protocol=rule.name) for table, rule in zip(tables, rules)])
-            both["seconds"] = (time.perf_counter() - began) / len(part)
+            both = both.assign(seconds=(time.perf_counter() - began) / len(part), commit=commit)
             both.attrs = tables[0].attrs
             runs.atomic_write(file, lambda path, both=both: both.to_parquet(path, index=False))
             bar.update(len(part))
@@ -145,42 +203,50 @@ def _score_parts(model, missing: Iterable[tuple[Path, pd.DataFrame]], settings: 
 
 def _whole(expressions: pd.DataFrame, place: Path) -> dict[str, pd.DataFrame]:
     """The table of each protocol, if all parts are there: every expression once. Raises ValueError where one is not."""
-    files = [place / f"{number:04}.parquet" for number in range(len(parts(expressions, PART)))]
-    if not all(file.exists() for file in files):
+    found = [_read_part(place / f"{number:04}.parquet") for number in range(len(parts(expressions, PART)))]
+    if any(part is None for part in found):
         return {}
-    found = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    attrs, found = found[0].attrs, pd.concat(found, ignore_index=True)
+    _say_commits(found, place)
     tables = {}
     for protocol in PROTOCOLS:
         table = found[found["protocol"] == protocol].drop(columns="protocol").reset_index(drop=True)
         if table["sent_id"].tolist() != expressions["sent_id"].tolist():
             raise ValueError(f"{place} was made for other expressions; move it away and run the command again")
-        table.attrs = {**pd.read_parquet(files[0]).attrs, "protocol": protocol}
+        table.attrs = {**attrs, "protocol": protocol}
         tables[protocol] = table
     return tables
+
+
+def _say_commits(found: pd.DataFrame, place: Path) -> None:
+    others = set(found["commit"].dropna()) - {now := runs.environment()["commit"]}
+    if others:
+        said = ", ".join(sorted(others))
+        _logger.warning("%s: scored by commit %s, this is %s; delete it to score anew", place, said, now)
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------
 
 
-def _row(column: str, protocol: str, table: pd.DataFrame, place: Path, home: Path, precision: str) -> dict:
-    row = {
-        "column": column,
-        "protocol": protocol,
-        **summarize(table),
-        "seconds_per_expression": table["seconds"].mean(),
-    }
-    row |= {f"published: {method}": values.get(column) for method, values in PUBLISHED.items()}
-    if precision == "float32":
-        return row
-    exact = home.with_name(home.name.removesuffix(precision) + "float32") / place.name
+def _row(column: str, protocol: str, table: pd.DataFrame, comparable: bool) -> dict:
+    """comparable: the published numbers are of this split under this protocol."""
+    seconds = {"seconds_per_expression": table["seconds"].mean()}
+    published = {f"published: {method}": values.get(column) for method, values in PUBLISHED.items()}
+    row = {"column": column, "protocol": protocol, **summarize(table), **seconds}
+    return row | (published if comparable else dict.fromkeys(published))
+
+
+def _less_float32(table: pd.DataFrame, place: Path, protocol: str) -> dict:
+    home = place.parent
+    exact = home.with_name(home.name.removesuffix("bfloat16") + "float32") / place.name
     changes = _changes(table, protocol, exact)
-    return row | {f"oIoU less float32's{end}": changes[name] for end, name in CHANGES.items()}
+    return {f"oIoU less float32's{end}": changes[name] for end, name in CHANGES.items()}
 
 
 def _changes(table: pd.DataFrame, protocol: str, exact: Path) -> Mapping:
     """oIoU less that of float32, with its interval; NaN where float32 is not measured."""
-    files = sorted(exact.glob("*.parquet"))
-    other = pd.concat([pd.read_parquet(file) for file in files]) if files else None
+    parts = [part for file in sorted(exact.glob("*.parquet")) if (part := _read_part(file)) is not None]
+    other = pd.concat(parts) if parts else None
     if other is None or sorted(other["sent_id"].unique()) != sorted(table["sent_id"]):
         return dict.fromkeys(CHANGES.values(), float("nan"))
     other = other[other["protocol"] == protocol]

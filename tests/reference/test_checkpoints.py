@@ -1,11 +1,18 @@
 """Released files in use: found, checked, loaded where they lie, converted, scored, trained further."""
 
+import argparse
 import dataclasses
 import hashlib
 import json
+import os
+import pickle
+import random
+import struct
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ASSETS
@@ -54,6 +61,18 @@ def test_a_file_under_a_published_name_must_be_that_file(file, monkeypatch):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=f"its sha256 is .*, the published magnet_refcoco.pth has {digest}: cut short"):
         magnet.load_released(file)
+
+
+def test_a_file_is_read_for_its_checksum_once(file, monkeypatch):
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *about: read.append(about) or digest(*about))
+    known = Known(hashlib.sha256(file.read_bytes()).hexdigest(), "refcoco", "unc")
+    monkeypatch.setitem(checkpoints.KNOWN, file.name, known)
+    released_config(file), magnet.load_released(file), checkpoints.sha256(file)
+    assert len(read) == 1
+    os.utime(file, (1, 1))
+    find_checkpoint(file)
+    assert len(read) == 2
 
 
 def test_a_name_on_the_hub(file, monkeypatch):
@@ -141,6 +160,83 @@ def test_a_gate_that_opens_is_noticed(tensors):
     assert gate.is_closed()  # the inner matrix is still zero
     gate.inner.weight[0, 0] = 1
     assert not gate.is_closed()
+
+
+# --- of other kinds, hostile, damaged ---------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_another_precision_is_converted_and_said(tensors, tmp_path, dtype, caplog):
+    other = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    torch.save({"model": other}, tmp_path / "x.pth")
+    model = magnet.load_released(tmp_path / "x.pth")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert f"tensors in {str(dtype)[6:]}, not float32; they are converted" in caplog.text
+    images, token_ids, token_mask = make_inputs(1, 64, 64)
+    assert model(images, token_ids % 40, token_mask)["mask_logits"].isfinite().all()
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.long, torch.Tensor.to_sparse, lambda t: t.to(torch.complex64)])
+def test_a_tensor_of_another_kind_is_named(tensors, tmp_path, change):
+    name = "classifier.predictor.query_feat.weight"
+    torch.save({"model": {**tensors, name: change(tensors[name])}}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=rf"x\.pth.* first {name} holds "):
+        magnet.load_released(tmp_path / "x.pth")
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.system, ("exit 1",)
+
+
+@pytest.mark.parametrize("beside", [Harmful(), argparse.Namespace(inside=Harmful())])
+def test_code_in_a_file_is_named_and_not_run(tensors, tmp_path, beside, monkeypatch):
+    torch.save({"model": tensors, "x": beside}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"refused, .*it names posix\.system\. Nothing of it was run"):
+        magnet.load_released(tmp_path / "x.pth")
+
+
+def test_a_bare_pickle_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "x.pth").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ValueError, match=r"refused, .*a plain pickle\..* torch\.save\(\{'model'"):
+        magnet.load_released(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("best", [np.float64(3.5), np.float32(3.5), np.int64(3), np.bool_(True)])
+def test_numbers_of_numpy_may_stand_beside_the_weights(tensors, tmp_path, best):
+    torch.save({"state_dict": tensors, "best": best}, tmp_path / "x.pth")
+    assert magnet.load_released(tmp_path / "x.pth").config == magnet.load_released(tensors).config
+
+
+def test_objects_of_numpy_may_not(tensors, tmp_path):
+    torch.save({"model": tensors, "x": np.array([{}], dtype=object)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"refused, .*it names numpy"):
+        magnet.load_released(tmp_path / "x.pth")
+
+
+def test_a_pickle_with_changed_bytes_is_refused_whatever_it_fails_as(tmp_path):
+    torch.save({"model": {"a": torch.ones(2)}, "args": argparse.Namespace(x=1)}, tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth") as file:
+        held = {name: file.read(name) for name in file.namelist()}
+    chance, causes = random.Random(0), set()
+    for _ in range(600):
+        with zipfile.ZipFile(tmp_path / "y.pth", "w") as file:
+            for name, content in held.items():
+                file.writestr(name, changed(content, chance) if name.endswith("data.pkl") else content)
+        try:
+            checkpoints.read_checkpoint(tmp_path / "y.pth")
+        except ValueError as error:
+            assert "y.pth" in str(error)
+            causes.add(type(error.__cause__))
+    assert causes & {KeyError, IndexError, TypeError, AttributeError, struct.error}  # not of the kinds one expects
+
+
+def changed(content: bytes, chance: random.Random) -> bytes:
+    content = bytearray(content)
+    for _ in range(2):
+        content[chance.randrange(len(content))] = chance.randrange(256)
+    return bytes(content)
 
 
 # --- converted, scored, trained further -------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ def test_a_decoder_of_another_size_is_refused_with_five_tensors(small):
             lambda small: {f"module.{name}": tensor for name, tensor in small.items()},
             "begin with 'module.', .*off",
         ),
-        (lambda small: {"state_dict": small}, r"no tensors in it, only \['state_dict'\]"),
+        (lambda small: {"weights": small}, r"no tensors in it, only \['weights'\]"),
         (lambda small: {0: torch.zeros(1)}, r"no tensors in it, only \[0\]"),
         (lambda small: {"model": {"a": torch.zeros(1)}, "bert_model": None}, r"It holds \['a'\]"),
         (lambda small: {"model": list(small.values())}, "a dictionary of tensors, not a list"),

@@ -73,13 +73,33 @@ def test_a_file_of_another_kind_or_size(networks, network, given, first, reason)
         (lambda t: t.pop("query_decoder.query"), "differences: 1, first query_decoder.query is missing. It was saved"),
         (lambda t: t.update(surprise=torch.zeros(1)), "first surprise has no place. It holds more than"),
         (lambda t: t["query_decoder.query"].fill_(torch.nan), "query is not finite. It was damaged"),
-        (lambda t: t.update({"query_decoder.query": torch.zeros(2, 16)}), "query is (2, 16), not (1, 16). It is of"),
+        (
+            lambda t: t.update({"query_decoder.query": torch.zeros(2, 16)}),
+            "query is (2, 16), not (1, 16). All others fit",
+        ),
+        (lambda t: kind(t, lambda q: q.long()), "query_decoder.query holds int64, not float32. All others fit"),
+        (lambda t: kind(t, lambda q: q.to(torch.complex64)), "query holds complex64, not float32."),
+        (lambda t: kind(t, lambda q: q.to_sparse()), "query holds sparse_coo float32, not float32."),
+        (lambda t: kind(t, lambda q: torch.quantize_per_tensor(q, 0.1, 0, torch.qint8)), "holds qint8, not float32."),
+        (lambda t: kind(t, lambda q: q.double() + 1e300), "query_decoder.query is not finite."),
     ],
 )
 def test_one_tensor_that_does_not_fit(networks, change, message):
     tensors = {name: tensor.clone() for name, tensor in networks["magnet"].state_dict().items()}
     change(tensors)
     assert message in refusal(networks["magnet"], tensors)
+
+
+def kind(tensors: dict, change) -> None:
+    tensors["query_decoder.query"] = change(tensors["query_decoder.query"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_another_precision_becomes_the_networks(dtype):
+    model = torch.nn.Linear(3, 2)
+    given = {"weight": torch.ones(2, 3, dtype=dtype), "bias": torch.ones(2)}
+    fill(model, given, "x.pth", assign=True)
+    assert model.weight.dtype == torch.float32 and model(torch.ones(3)).eq(4).all()
 
 
 def test_training_says_why_it_cannot_start_from_a_file(run_root, tmp_path, networks):

@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from conftest import tiny_config
+from conftest import ASSETS, tiny_config
 
 import magnet
 from magnet import cli, runs
-from magnet.data import read_refer, select_split
+from magnet.data import load_tokenizer, read_refer, select_split
+from magnet.data.family import COUNTS
 from magnet.models.checkpoints import data_of
 from magnet.workbench import weights as module
 from magnet.workbench.published import COLUMNS, PUBLISHED
@@ -138,3 +140,79 @@ def test_the_command(run, capsys, monkeypatch, tmp_path):
     with pytest.raises(SystemExit):
         cli.main()
     assert "--shard 2: two numbers are needed, as in 0/2" in capsys.readouterr().err
+
+
+# --- what must not pass for the published split, or for a fresh result ------------------------------------------------
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """RefShapes as if its counts had been published, one picture more than are here."""
+    expressions = select_split(read_refer(ASSETS), "val")
+    numbers = expressions["ref_id"].nunique(), expressions["image_id"].nunique() + 1, len(expressions)
+    monkeypatch.setitem(COUNTS, ("refshapes", "v1"), {"val": numbers, "absent": (1, 1, 1)})
+    monkeypatch.setitem(PUBLISHED["MagNet"], "val", 75.24)
+    return numbers
+
+
+def test_another_split_than_the_published_one_is_refused(run, settings, counted, monkeypatch):
+    calls, images = scored(monkeypatch), counted[1]
+    with pytest.raises(ValueError, match=rf"val: val: {images - 1} images, not {images}\..*--allow-miscounted"):
+        benchmark_weights(run.folder, **settings)
+    assert not calls
+    table = benchmark_weights(run.folder, allow_miscounted=True, **settings)
+    assert len(table) == 2 and table["published: MagNet"].isna().all()
+
+
+def test_published_numbers_stand_under_their_own_protocol_only(run, settings, monkeypatch):
+    monkeypatch.setitem(PUBLISHED["MagNet"], "val", 75.24)
+    published = benchmark_weights(run.folder, **settings).set_index("protocol")["published: MagNet"]
+    assert published["paper"] == 75.24 and pd.isna(published["original"])
+
+
+def test_other_settings_have_other_parts(run, tmp_path):
+    expressions, tokenizer = (
+        module._expressions(None, run.config, "refshapes", "v1", "val"),
+        load_tokenizer("refshapes"),
+    )
+    config, words = run.config, tmp_path / "vocab.txt"
+    words.write_text("\n".join(reversed(sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get))))
+    others = [
+        (tokenizer, replace(config, data=replace(config.data, image_size=64))),
+        (tokenizer, replace(config, data=replace(config.data, num_tokens=4))),
+        (tokenizer, replace(config, data=replace(config.data, words="bag"))),
+        (tokenizer, replace(config, model=replace(config.model, gate_init="zero"))),
+        (load_tokenizer(str(words)), config),
+    ]
+    made = {module.digest(expressions, *other) for other in [(tokenizer, config), *others]}
+    assert len(made) == 1 + len(others)
+    assert module.digest(expressions, tokenizer, replace(config, data=replace(config.data, num_workers=3))) in made
+
+
+def test_parts_of_another_commit_are_named(run, settings, monkeypatch, caplog):
+    benchmark_weights(run.folder, **settings)
+    assert "scored by commit" not in caplog.text
+    here = runs.environment()
+    monkeypatch.setattr(runs, "environment", lambda: here | {"commit": "ffff"})
+    benchmark_weights(run.folder, **settings)
+    assert f"scored by commit {here['commit']}, this is ffff; delete it to score anew" in caplog.text
+
+
+@pytest.mark.parametrize("left", [0, 1000])
+def test_a_part_that_is_cut_short_is_done_again(run, settings, monkeypatch, tmp_path, left, caplog):
+    expected, calls = benchmark_weights(run.folder, **settings), scored(monkeypatch)
+    part = sorted(tmp_path.rglob("*.parquet"))[1]
+    part.write_bytes(part.read_bytes()[:left])
+    again = benchmark_weights(run.folder, **settings)
+    assert len(calls) == 1 and again["oIoU"].equals(expected["oIoU"]) and "0001.parquet is damaged" in caplog.text
+
+
+def test_without_its_words_a_released_file_is_refused_before_anything_is_read(monkeypatch):
+    def absent(_):
+        raise FileNotFoundError("no tokenizer")
+
+    config = magnet.config.Config(recipe="x", data=data_of("magnet_refcoco.pth"))
+    monkeypatch.setattr(module, "_weights", lambda source: (Path(source), config))
+    monkeypatch.setattr(module, "load_tokenizer", absent)
+    with pytest.raises(FileNotFoundError, match=r"`magnet convert mine\.pth FOLDER --vocabulary vocab\.txt`, then"):
+        benchmark_weights("mine.pth", "nowhere")
