@@ -2,29 +2,51 @@
 
     fetch(["https://one/refcoco.zip", "https://two/refcoco.zip"], path, checked("sha256", "7f92...", size=53_993_993))
 
-What arrives lies beside `path` as .NAME.part until it has passed its check; a rename then makes it `path`.
+What arrives lies beside `path` as .NAME.part until it has passed its check; a rename then makes it `path`. A mirror
+whose bytes do not fit to that part is asked for all of it, as .NAME.anew: a bad one does not cost what others gave.
 """
 
-import errno
 import hashlib
-import shutil
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import requests
+import urllib3
 from tqdm import tqdm
 
+from magnet.data.disk import explained, require_room
+
 CHUNK = 1 << 16  # bytes
+LIMIT = 1 << 30  # bytes of a file whose size is not known
+SLOWEST, WINDOW = 1000, 30  # bytes a second, over so many seconds: a slower mirror is given up
 TIMEOUT = (10, 30)  # seconds until a connection, and without a byte
 TRIES = 4  # connections in a row that bring less than a chunk before a mirror is given up
+RESTARTS = 2  # times that a mirror which cannot go on where it stopped is asked for all of it
 PATIENCE = 60  # seconds: a server that asks for more is busy for good
 BUSY = {408, 429, 500, 502, 503, 504}  # may pass
+NUMBER = r"[0-9]{1,18}"
+RANGE = re.compile(rf"bytes ({NUMBER})-{NUMBER}/({NUMBER}|\*)")
 _pause = time.sleep
+
+
+class _Job(NamedTuple):
+    """What is wanted of every mirror. size: in bytes, where it is known; limit: more is refused."""
+
+    check: Callable[[Path], None]
+    size: int | None
+    limit: int
+    bar: tqdm
 
 
 class _Refused(Exception):
     """This mirror does not give the file; another may."""
+
+
+class _Unfit(Exception):
+    """This mirror cannot go on where the file stops."""
 
 
 class _Broken(Exception):
@@ -50,116 +72,176 @@ def checked(kind: str, digest: str, size: int | None = None) -> Callable[[Path],
     return check
 
 
-def fetch(urls: Sequence[str], path: Path, check: Callable[[Path], None], progress: bool = True) -> Path:
+def fetch(
+    urls: Sequence[str], path: Path, check: Callable[[Path], None], progress: bool = True, limit: int = LIMIT
+) -> Path:
     """`path`, fetched from the first of `urls` whose file passes `check`; at once if it is there and passes.
 
     check: raises ValueError for a file that must not be kept; its attribute `size`, if it has one, is the number of
-    bytes to expect. An interrupted transfer goes on where it stopped, with this or the next call, from any mirror.
+    bytes to expect. limit: the most bytes that a file without such a size may have. An interrupted transfer goes on
+    where it stopped, with this or the next call, from any mirror.
     Raises OSError that lists what every mirror answered, or for a full disk; `path` is as it was.
     """
-    partial, failures = path.with_name(f".{path.name}.part"), []
+    part, failures, size = path.with_name(f".{path.name}.part"), [], getattr(check, "size", None)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and _passes(check, path):
+    if path.exists() and not _problem(check, path):
         return path
     with tqdm(desc=path.name, unit="B", unit_scale=True, unit_divisor=1024, disable=not progress) as bar:
         for url in urls:
+            _keep_longer(part)
             try:
-                _from_mirror(url, partial, check, bar)
-                return partial.replace(path)
-            except (_Refused, _Broken, ValueError, requests.RequestException) as error:
+                return _in_place(path, _from_mirror(url, part, _Job(check, size, size or limit, bar)), part)
+            except (_Refused, _Unfit, _Broken, ValueError, requests.RequestException) as error:
                 failures.append(f"{url}: {_brief(error)}")
+    _keep_longer(part)
     raise OSError(f"{path} could not be fetched. " + "; ".join(failures))
 
 
-def _passes(check: Callable[[Path], None], path: Path) -> bool:
+def _problem(check: Callable[[Path], None], file: Path) -> str | None:
     try:
-        check(path)
-    except ValueError:
-        return False
-    return True
+        check(file)
+    except ValueError as error:
+        return str(error)
 
 
-def _from_mirror(url: str, partial: Path, check: Callable[[Path], None], bar: tqdm) -> None:
-    """The whole file, checked. Parts of two connections may not fit together: then all of it is asked for once more."""
-    for last in (False, True):
-        in_parts = _transfer(url, partial, getattr(check, "size", None), bar)
+def _in_place(path: Path, whole: Path, part: Path) -> Path:
+    """`whole` becomes `path`; the other one goes first, or a kill in between would leave it for ever."""
+    for file in {part, _anew(part)} - {whole}:
+        file.unlink(missing_ok=True)
+    return whole.replace(path)
+
+
+def _anew(part: Path) -> Path:
+    return part.with_suffix(".anew")
+
+
+def _keep_longer(part: Path) -> None:
+    """What was fetched anew takes the part's place where it got further."""
+    if _size(_anew(part)) > _size(part):
+        _anew(part).replace(part)
+    _anew(part).unlink(missing_ok=True)
+
+
+def _from_mirror(url: str, part: Path, job: _Job) -> Path:
+    """The whole file, checked: `part` completed or, where the two do not fit together, all of it anew.
+
+    A bad mirror leaves `part` as it was, or longer.
+    """
+    for file in (part, *[_anew(part)] * RESTARTS):
+        before = _size(file)
         try:
-            return check(partial)
-        except ValueError:
-            partial.unlink()
-            if last or not in_parts:
-                raise
+            in_parts = _transfer(url, file, job)
+        except _Unfit as error:
+            problem = error
+            _keep_longer(part)
+            continue
+        if not (found := _problem(job.check, file)):
+            return file
+        problem = _Refused(found)
+        _cut(file, before)
+        if file != part or not in_parts:
+            break
+    raise problem
 
 
-def _transfer(url: str, partial: Path, size: int | None, bar: tqdm) -> bool:
-    """Connections to one mirror until the file is whole; was there more than one, or something before?"""
-    idle, begun = 0, _size(partial) > 0
+def _transfer(url: str, file: Path, job: _Job) -> bool:
+    """Connections to one mirror until `file` is whole; was there more than one, or something before?"""
+    idle, in_parts = 0, _size(file) > 0
     while True:
-        before = _size(partial)
+        before = _size(file)
         try:
-            _connection(url, partial, size, bar)
-            return begun
-        except (_Broken, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            idle, begun = 0 if _size(partial) >= before + CHUNK else idle + 1, True
+            _connection(url, file, job)
+            return in_parts
+        except (_Broken, requests.ConnectionError, requests.Timeout) as error:
+            idle, in_parts = 0 if _size(file) >= before + CHUNK else idle + 1, True
             wait = getattr(error, "wait", None)
             if idle == TRIES or (wait or 0) > PATIENCE:
                 raise
-            _pause(2 ** max(0, idle - 1) if wait is None else wait)
+            _pause((idle and 2 ** (idle - 1)) if wait is None else wait)
 
 
-def _connection(url: str, partial: Path, size: int | None, bar: tqdm) -> None:
-    """One request: appends to `partial` what it lacks; returns when nothing is missing."""
-    have = _size(partial)
-    if size is not None and have == size:
+def _connection(url: str, file: Path, job: _Job) -> None:
+    """One request: appends to `file` what it lacks; returns when nothing is missing."""
+    have = _size(file)
+    if job.size is not None and have == job.size:
         return
     headers = {"Accept-Encoding": "identity"}  # lengths and ranges count the file's own bytes
     if have:
         headers["Range"] = f"bytes={have}-"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as reply:
-        start = _start(reply, have, partial)
-        if start is None:
-            return
-        total = start + int(reply.headers["Content-Length"]) if "Content-Length" in reply.headers else size
-        if size is not None and total != size:
-            raise _Refused(f"offers {total:,} bytes instead of {size:,}")
-        _write(reply, partial, start, total, bar)
+        said = _total(reply, have)
+        total = job.size if said is None else said
+        if job.size is not None and total != job.size:
+            raise _Refused(f"offers {total:,} bytes instead of {job.size:,}")
+        if total is not None and total > job.limit:
+            raise _Refused(f"offers {total:,} bytes, more than {job.limit:,}")
+        if reply.status_code != 416:
+            _write(reply, file, total, job)
 
 
-def _start(reply: requests.Response, have: int, partial: Path) -> int | None:
-    """From which byte on the reply brings the file; None: `partial` is whole already."""
-    said = reply.headers.get("Content-Range", "")
-    if reply.status_code in BUSY:
+def _total(reply: requests.Response, have: int) -> int | None:
+    """How many bytes the whole file has, where the reply says it; an error unless it goes on after `have` bytes."""
+    status, said = reply.status_code, reply.headers.get("Content-Range", "")
+    if status in BUSY:
         after = reply.headers.get("Retry-After", "")
-        raise _Broken(f"{reply.status_code} {reply.reason}", float(after) if after.isdigit() else None)
-    if reply.status_code == 416 and said == f"bytes */{have}":
-        return None
-    if reply.status_code == 416 or (reply.status_code == 206 and not said.startswith(f"bytes {have}-")):
-        partial.unlink(missing_ok=True)
-        raise _Broken(f"cannot go on after {have:,} bytes: {reply.status_code}, {said or 'no Content-Range'}", wait=0)
-    if reply.status_code not in (200, 206):
-        raise _Refused(f"{reply.status_code} {reply.reason}")
-    return have if reply.status_code == 206 else 0
+        raise _Broken(f"{status} {reply.reason}", int(after) if re.fullmatch(NUMBER, after) else None)
+    if status == 200 and not have:
+        return _length(reply)
+    if status == 206 and (sent := RANGE.fullmatch(said)) and int(sent[1]) == have:
+        return None if sent[2] == "*" else int(sent[2])
+    if status == 416 and said == f"bytes */{have}":
+        return have
+    if status in (200, 206, 416):
+        raise _Unfit(f"cannot go on after {have:,} bytes: {status}, {said or 'no Content-Range'}")
+    raise _Refused(f"{status} {reply.reason}")
 
 
-def _write(reply: requests.Response, partial: Path, start: int, total: int | None, bar: tqdm) -> None:
-    free = shutil.disk_usage(partial.parent).free + _size(partial)
-    if total is not None and total > free:
-        raise OSError(errno.ENOSPC, f"{partial.parent} has {free:,} bytes free, the file needs {total:,}")
-    bar.total, bar.n = total, start
+def _length(reply: requests.Response) -> int | None:
+    text = reply.headers.get("Content-Length")
+    if text is not None and not re.fullmatch(NUMBER, text):
+        raise _Refused(f"says a Content-Length of {text[:80]!r}, which is no number of bytes")
+    return None if text is None else int(text)
+
+
+def _write(reply: requests.Response, file: Path, total: int | None, job: _Job) -> None:
+    """Appends what the reply brings; _Broken if the file is then shorter than `total`, be it by the server's choice."""
+    start, most = _size(file), job.limit if total is None else total
+    require_room(file.parent, (total or start) - start, "the rest of the file")
+    job.bar.total, job.bar.n = total, start
+    with explained(lambda: _kept(file)), file.open("ab") as stream:
+        for piece in _pieces(reply):
+            if stream.tell() + len(piece) > most:
+                stream.truncate(start)
+                raise _Refused(f"sends more than {most:,} bytes")
+            stream.write(piece)
+            job.bar.update(len(piece))
+    if total is not None and _size(file) < total:
+        raise _Broken(f"ended after {_size(file):,} of {total:,} bytes")
+
+
+def _kept(file: Path) -> str:
+    return f"{_size(file):,} bytes are kept in {file}; with more room the same command goes on"
+
+
+def _pieces(reply: requests.Response) -> Iterator[bytes]:
+    """What arrives, when it arrives: waiting for whole chunks, a byte now and then would never be noticed."""
+    since, came = time.monotonic(), 0
     try:
-        with partial.open("ab" if start else "wb") as file:
-            for chunk in reply.iter_content(CHUNK):
-                if total is not None and file.tell() + len(chunk) > total:
-                    raise _Refused(f"sends more than {total:,} bytes")
-                file.write(chunk)
-                bar.update(len(chunk))
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            kept = f"{_size(partial):,} bytes are kept in {partial}"
-            raise OSError(errno.ENOSPC, f"the disk is full; {kept}; with more room the same command goes on") from error
-        raise
-    if total is not None and _size(partial) < total:
-        raise _Broken(f"ended after {_size(partial):,} of {total:,} bytes")
+        while piece := reply.raw.read1(CHUNK, decode_content=False):
+            yield piece
+            came += len(piece)
+            if time.monotonic() - since >= WINDOW:
+                if came < SLOWEST * WINDOW:
+                    raise _Refused(f"sends less than {SLOWEST:,} bytes a second")
+                since, came = time.monotonic(), 0
+    except urllib3.exceptions.HTTPError as error:
+        raise _Broken(_brief(error)) from error
+
+
+def _cut(file: Path, size: int) -> None:
+    """Back to its first `size` bytes."""
+    with file.open("ab") as stream:
+        stream.truncate(size)
 
 
 def _size(file: Path) -> int:

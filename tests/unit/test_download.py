@@ -240,9 +240,47 @@ def test_a_disk_that_fills_up_while_unpacking(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copyfileobj", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"the disk is full; nothing was unpacked from .*a\.zip, which is kept"):
         unpack(tmp_path / "a.zip", tmp_path / "out", WANTED)
     assert tree(tmp_path) == ["a.zip"]
+
+
+def test_too_little_room_is_said_before_unpacking(tmp_path, monkeypatch):
+    (tmp_path / "a.zip").write_bytes(zipped(GOOD))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 2999}))
+    with pytest.raises(OSError, match=r"has 2,999 bytes free, what is in .*a\.zip needs 3,000"):
+        unpack(tmp_path / "a.zip", tmp_path / "out", WANTED)
+    assert tree(tmp_path) == ["a.zip"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_STORED])
+def test_a_member_damaged_in_any_packing(tmp_path, method):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        for name, body in {"instances.json": os.urandom(3000), "refs(unc).p": b"refs"}.items():
+            archive.writestr(name, body)
+    for place in (60, 120, 1000):
+        body = bytearray(packed.getvalue())
+        body[place] ^= 0xFF
+        (tmp_path / "a.zip").write_bytes(bytes(body))
+        with pytest.raises(ValueError, match=r"a\.zip is .*damaged"):
+            unpack(tmp_path / "a.zip", tmp_path / "out", WANTED)
+    assert tree(tmp_path) == ["a.zip"]
+
+
+@pytest.mark.parametrize(
+    "number, message", [(2000, "has 2,002 members, more than 1,000"), (9000, "its table of contents")]
+)
+def test_more_members_than_anyone_needs(tmp_path, number, message):
+    refused(tmp_path, GOOD | {str(n): b"" for n in range(number)}, message)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / "a.zip").write_bytes(zipped(GOOD))
+    (tmp_path / "out" / ".unpackingabc").mkdir(parents=True)
+    (tmp_path / "out" / ".unpackingabc" / "instances.json").write_text("half")
+    unpack(tmp_path / "a.zip", tmp_path / "out", WANTED)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(WANTED)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

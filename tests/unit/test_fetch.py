@@ -43,7 +43,10 @@ def left(folder: Path) -> list[str]:
         (["slow"], 1),
         (["cut"], 2),
         (["cut", "cut", "cut"], 4),
-        (["cut", "ignores_ranges"], 2),
+        (["cut", "ignores_ranges"], 3),
+        (["short_ranges"] * 9, 6),
+        (["cut", "of_another_size"], 3),
+        (["strange_wait"], 2),
         (["cut", "wrong_range"], 3),
         (["cut", "corrupt"], 3),  # the rest is of another file: all of it is asked for again
         (["drops"], 2),
@@ -72,6 +75,9 @@ def test_recovers(server, tmp_path, behaviour, requests):
         (["longer"], "offers 3,000,004 bytes instead of 3,000,000"),
         (["endless"], "sends more than 3,000,000 bytes"),
         (["login_page"], "offers 26 bytes instead of"),
+        (["cut_then_416"] * 100, "cannot go on after 1,500,000 bytes: 416, bytes \\*/0"),
+        (["strange_length"], "says a Content-Length of 'abc'"),
+        (["strange_wait"] * 4, "429 Too Many Requests"),
         (["redirect"] * 40, "Exceeded 30 redirects"),
     ],
     ids=str,
@@ -92,7 +98,65 @@ def test_the_next_mirror_takes_over(server, tmp_path):
 def test_a_mirror_goes_on_where_another_stopped(server, tmp_path):
     server.files["mirror"] = BODY
     get(server, tmp_path / "file", "cut", 404, names=("file", "mirror"))
-    assert server.log[-1] == ("mirror", "bytes=1441792-")
+    assert server.log[-1] == ("mirror", "bytes=1500000-")
+
+
+@pytest.mark.parametrize("check", [CHECK, UNSIZED], ids=["sized", "unsized"])
+@pytest.mark.parametrize("bad", ["chunked_page", "login_page", "of_another_size", "corrupt", "ignores_ranges"])
+def test_a_bad_mirror_does_not_cost_what_another_gave(server, tmp_path, bad, check):
+    part = tmp_path / ".file.part"
+    part.write_bytes(BODY[:2_700_000])
+    server.files |= {"bad": bytes(len(BODY)), "mirror": BODY}
+    server.behaviour["bad"] = [bad] * 20
+    with pytest.raises(OSError, match="could not be fetched"):
+        get(server, tmp_path / "file", check=check, names=("bad",))
+    assert part.read_bytes() == BODY[:2_700_000] and left(tmp_path) == [".file.part"]
+    assert get(server, tmp_path / "file", check=check, names=("bad", "mirror")).read_bytes() == BODY
+    assert server.log[-1] == ("mirror", "bytes=2700000-") and left(tmp_path) == ["file"]
+
+
+def test_what_a_bad_mirror_gave_does_not_stand_in_the_way(server, tmp_path):
+    (tmp_path / ".file.part").write_bytes(bytes(2_700_000))
+    assert get(server, tmp_path / "file", "well", "cut").read_bytes() == BODY
+    assert [asked for _, asked in server.log] == ["bytes=2700000-", None, "bytes=1500000-"]
+
+
+def test_what_was_fetched_anew_is_kept_where_it_is_longer(server, tmp_path):
+    (tmp_path / ".file.part").write_bytes(bytes(1000))
+    with pytest.raises(OSError, match="404"):
+        get(server, tmp_path / "file", "ignores_ranges", "cut", 404)
+    assert left(tmp_path) == [".file.part"] and (tmp_path / ".file.part").read_bytes() == BODY[:1_500_000]
+
+
+def test_what_a_killed_process_fetched_anew_is_gone_on_with(server, tmp_path):
+    (tmp_path / ".file.part").write_bytes(bytes(1000))
+    (tmp_path / ".file.anew").write_bytes(BODY[:2000])
+    assert get(server, tmp_path / "file").read_bytes() == BODY
+    assert server.log == [("file", "bytes=2000-")] and left(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ("endless", "sends more than 5,000,000 bytes"),
+        ("huge_length", "offers 1,000,000,000,000,000 bytes, more than 5,000,000"),
+    ],
+)
+def test_a_file_of_unknown_size_has_a_limit(server, tmp_path, bad, message):
+    server.files["mirror"] = BODY
+    server.behaviour["file"] = [bad, bad]
+    with pytest.raises(OSError, match=message):
+        fetch([server.url("file")], tmp_path / "file", UNSIZED, False, limit=5_000_000)
+    fetch([server.url("file"), server.url("mirror")], tmp_path / "file", UNSIZED, False, limit=5_000_000)
+    assert (tmp_path / "file").read_bytes() == BODY and left(tmp_path) == ["file"]
+
+
+def test_a_mirror_that_trickles_is_left(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WINDOW", 0.2)  # 200 bytes are asked for in that time; four come
+    server.files["mirror"] = BODY
+    with pytest.raises(OSError, match="sends less than 1,000 bytes a second"):
+        get(server, tmp_path / "file", "trickle")
+    assert get(server, tmp_path / "file", "trickle", names=("file", "mirror")).read_bytes() == BODY
 
 
 def test_all_mirrors_are_named_when_none_gives_it(server, tmp_path):
@@ -119,7 +183,7 @@ def test_a_later_call_goes_on(server, tmp_path):
         get(server, tmp_path / "file", "cut", 404)
     assert left(tmp_path) == [".file.part"]
     get(server, tmp_path / "file")
-    assert server.log[-1] == ("file", "bytes=1441792-") and left(tmp_path) == ["file"]
+    assert server.log[-1] == ("file", "bytes=1500000-") and left(tmp_path) == ["file"]
 
 
 def test_a_partial_file_that_is_whole_or_too_long(server, tmp_path):
@@ -139,8 +203,8 @@ def test_a_server_that_is_busy_for_good_is_left(server, tmp_path, monkeypatch):
 
 
 def test_too_little_room_is_said_before_the_transfer(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
-    with pytest.raises(OSError, match="has 1,000 bytes free, the file needs 3,000,000") as caught:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    with pytest.raises(OSError, match="has 1,000 bytes free, the rest of the file needs 3,000,000") as caught:
         get(server, tmp_path / "file")
     assert caught.value.errno == errno.ENOSPC and left(tmp_path) == []
 
@@ -153,11 +217,12 @@ def test_a_disk_that_fills_up_keeps_what_came(server, tmp_path, monkeypatch):
             return super().write(data)
 
     monkeypatch.setattr(Path, "open", lambda self, mode="r", *_: Full(self, mode))
-    with pytest.raises(OSError, match=r"disk is full; 1,966,080 bytes are kept in .*\.file\.part; with more room"):
+    with pytest.raises(OSError, match=r"disk is full; [0-9,]+ bytes are kept in .*\.file\.part; with more room"):
         get(server, tmp_path / "file")
     monkeypatch.undo()
+    kept = (tmp_path / ".file.part").stat().st_size
     assert get(server, tmp_path / "file").read_bytes() == BODY
-    assert server.log[-1] == ("file", "bytes=1966080-")
+    assert kept > 1_900_000 and server.log[-1] == ("file", f"bytes={kept}-")
 
 
 def test_a_stop_keeps_what_came(server, tmp_path, monkeypatch):
@@ -168,8 +233,9 @@ def test_a_stop_keeps_what_came(server, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         get(server, tmp_path / "file")
     monkeypatch.undo()
-    assert left(tmp_path) == [".file.part"]
-    assert get(server, tmp_path / "file").read_bytes() == BODY and server.log[-1][1] == "bytes=65536-"
+    kept = (tmp_path / ".file.part").stat().st_size
+    assert get(server, tmp_path / "file").read_bytes() == BODY and server.log[-1][1] == f"bytes={kept}-"
+    assert kept > 0 and left(tmp_path) == ["file"]
 
 
 def test_threads_do_not_disturb_each_other(server, tmp_path):

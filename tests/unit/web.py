@@ -70,6 +70,45 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2])
         self.close_connection = True
 
+    def cut_then_416(self, body, start):
+        """Half of it, and for the rest an error that says it is empty."""
+        if start:
+            return self.answer(416, b"", {"Content-Range": "bytes */0"})
+        self.cut(body, 0)
+
+    def short_ranges(self, body, start):
+        """Half of it, and of what is then asked for a tenth at a time, which HTTP allows."""
+        if not start:
+            return self.cut(body, 0)
+        some = body[start : start + len(body) // 10]
+        self.answer(206, some, {"Content-Range": f"bytes {start}-{start + len(some) - 1}/{len(body)}"})
+
+    def of_another_size(self, body, start):
+        self.well(bytes(26), start)
+
+    def huge_length(self, body, start):
+        self.answer(200, body[:1000], length=10**15)
+        self.close_connection = True
+
+    def strange_length(self, body, start):
+        self.answer(200, body, length="abc")
+        self.close_connection = True
+
+    def strange_wait(self, body, start):
+        self.answer(429, b"", {"Retry-After": "\u00b2"})
+
+    def trickle(self, body, start):
+        """A byte now and then."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        try:
+            for place in range(len(body)):
+                self.wfile.write(body[place : place + 1])
+                sleep(0.05)
+        except OSError:
+            self.close_connection = True
+
     def corrupt(self, body, start):
         self.well(bytes(len(body)), start)
 
@@ -113,6 +152,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def login_page(self, body, start):
         self.answer(200, b"<html>please log in</html>", {"Content-Type": "text/html"})
+
+    def chunked_page(self, body, start):
+        """The same, in a form that says no length beforehand."""
+        page = b"<html>please log in</html>"
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(page), page))
 
     def redirect(self, body, start):
         self.answer(302, b"", {"Location": self.server.url(self.path.lstrip("/"))})
