@@ -61,14 +61,16 @@ def index(
 def download(
     names: Positional[tuple[Literal["refcoco", "refcoco+", "refcocog", "grefcoco", "images"], ...]],
     images: Literal["none", "needed", "all"] = "none", split: tuple[str, ...] = (), root: Path | None = None,
-    mirror: tuple[str, ...] = (),
+    mirror: tuple[str, ...] = (), repair: bool = False,
 ) -> None:  # fmt: skip
     """Fetch data sets of the RefCOCO family: 50 MB of annotations each, and the pictures one by one or all of COCO's.
 
     --images needed: only the pictures that these data sets speak of, at most 28,000; with --split val only those of
     that split. --images all: train2014.zip, 13 GB. The name `images` stands for the pictures that the data sets which
     are there already need. --mirror: addresses that are asked first, laid out as the originals are. Stopped at any
-    moment, the same command goes on. Writes to $MAGNET_DATA, data/, or --root.
+    moment, the same command goes on. Annotations that cannot be read and pictures that were cut short are fetched anew;
+    --repair opens every needed picture, a few minutes, and fetches anew whatever is wrong with it. Writes to
+    $MAGNET_DATA, data/, or --root.
     """
     from magnet.data import data_root
     from magnet.data import download as loader
@@ -78,9 +80,9 @@ def download(
         print(file)
     if images == "all":
         print(loader.download_all_images(folder, mirror))
-    elif images == "needed" or "images" in names:
+    elif images == "needed" or "images" in names or repair:
         sets = sets or loader.present(folder)
-        print(f"{loader.download_images(folder, sets, split or None, mirror)} new pictures")
+        print(f"{loader.download_images(folder, sets, split or None, mirror, repair=repair)} new pictures")
     else:
         print("pictures: the same command with --images needed")
 

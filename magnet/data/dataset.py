@@ -21,6 +21,7 @@ from magnet.data.refer import read_refer, select_split
 from magnet.data.text import encode, load_tokenizer, report
 from magnet.metrics import rle_decode
 
+REPAIR = "fetch it anew, if it is COCO's: magnet data download images --repair"
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
@@ -35,9 +36,9 @@ def read_image(file: Path, height: int, width: int) -> Image.Image:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} does not exist; {_remedy(file.parent)}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} is not readable as an image ({error}); fetch it anew, see data/README.md") from error
+        raise ValueError(f"{file} is not readable as an image ({error}); {REPAIR}") from error
     found = f"{found[0]} x {found[1]} pixels"
-    raise ValueError(f"{file} is {found}, instances.json says {width} x {height}; fetch both anew")
+    raise ValueError(f"{file} is {found}, instances.json says {width} x {height}; {REPAIR}")
 
 
 def _remedy(folder: Path) -> str:

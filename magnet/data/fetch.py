@@ -116,10 +116,12 @@ def _anew(part: Path) -> Path:
 
 
 def _keep_longer(part: Path) -> None:
-    """What was fetched anew takes the part's place where it got further."""
+    """What was fetched anew takes the part's place where it got further; a part without a byte goes."""
     if _size(_anew(part)) > _size(part):
         _anew(part).replace(part)
     _anew(part).unlink(missing_ok=True)
+    if not _size(part):
+        part.unlink(missing_ok=True)
 
 
 def _from_mirror(url: str, part: Path, job: _Job) -> Path:

@@ -69,7 +69,7 @@ def publish(server, monkeypatch, files: dict[str, bytes]) -> None:
     body = zipped(files)
     server.files["refcoco.zip"] = body
     check = checked("sha256", hashlib.sha256(body).hexdigest(), len(body))
-    archive = Archive("refcoco.zip", (server.url("refcoco.zip"),), check, WANTED)
+    archive = Archive("refcoco.zip", (server.url("refcoco.zip"),), check, WANTED, len(body))
     monkeypatch.setitem(module.ARCHIVES, "refcoco", archive)
     monkeypatch.setitem(module.SPLIT_BY, "refcoco", ("unc",))
 
@@ -99,6 +99,42 @@ def test_an_own_mirror_is_asked_first(server, tmp_path):
     server.files["own/refcoco.zip"] = server.files["refcoco.zip"]
     download(["refcoco"], tmp_path / "data", mirrors=[server.url("own/")], progress=False)
     assert server.log == [("own/refcoco.zip", None)]
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_annotations_that_were_damaged_are_fetched_anew(server, tmp_path, name):
+    root = tmp_path / "data"
+    download(["refcoco"], root, progress=False)
+    file = root / "refcoco" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:50])
+    download(["refcoco"], root, progress=False)
+    assert file.read_bytes() == whole and len(server.log) == 2
+
+
+def test_a_full_disk_keeps_the_archive(server, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is full"):
+        patch.setattr("shutil.copyfileobj", full)
+        download(["refcoco"], tmp_path / "data", progress=False)
+    download(["refcoco"], tmp_path / "data", progress=False)
+    assert len(server.log) == 1 and "refcoco.zip" not in tree(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    "bad", [b"<html>virus scan warning</html>", zipped({"readme.txt": b""})], ids=["page", "other"]
+)
+def test_a_mirror_that_gives_no_grefcoco_is_passed_over(server, tmp_path, monkeypatch, bad):
+    (tmp_path / "other").mkdir()
+    instances = toy_archive(tmp_path / "other")["instances.json"]
+    server.files["bad/grefcoco.zip"] = bad
+    server.files["grefcoco.zip"] = zipped({"instances.json": instances, "grefs(unc).json": b"[]"})
+    published = module.ARCHIVES["grefcoco"]._replace(urls=(server.url("grefcoco.zip"),))
+    monkeypatch.setitem(module.ARCHIVES, "grefcoco", published)
+    download(["grefcoco"], tmp_path / "data", [server.url("bad")], progress=False)
+    assert tree(tmp_path / "data") == [".download.lock", "grefcoco/grefs(unc).json", "grefcoco/instances.json"]
 
 
 def test_an_unknown_data_set(tmp_path):
@@ -307,6 +343,41 @@ def test_pictures_that_are_none(server, tmp_path, body, message):
     assert download_images(root, ["refcoco"], progress=False) == 1
 
 
+@pytest.mark.parametrize(
+    "damaged, repair",
+    [(picture()[:300], False), (b"", False), (picture()[:300] + b"\xff\xd9", True), (picture((59, 40)), True)],
+    ids=["half", "empty", "damaged inside", "of another size"],
+)
+def test_a_damaged_picture_is_fetched_anew(server, tmp_path, damaged, repair):
+    root = tmp_path / "data"
+    download(["refcoco"], root, progress=False)
+    download_images(root, ["refcoco"], progress=False)
+    file = root / "images/train2014" / FILE
+    file.write_bytes(damaged)
+    (problem,) = check_images(read_refer(root, "refcoco", "unc"))
+    assert "magnet data download images --repair" in problem
+    assert download_images(root, ["refcoco"], progress=False, repair=repair) == 1
+    assert file.read_bytes() == picture()
+
+
+def test_a_whole_picture_that_does_not_end_as_most_do_is_kept(server, tmp_path):
+    root = tmp_path / "data"
+    download(["refcoco"], root, progress=False)
+    download_images(root, ["refcoco"], progress=False)
+    (root / "images/train2014" / FILE).write_bytes(picture() + b"more")
+    assert download_images(root, ["refcoco"], progress=False) == 0
+
+
+def test_an_endless_picture_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PICTURE_LIMIT", 100_000)
+    root = tmp_path / "data"
+    download(["refcoco"], root, progress=False)
+    server.behaviour[f"train2014/{FILE}"] = ["endless"]
+    with pytest.raises(OSError, match="sends more than 100,000 bytes"):
+        download_images(root, ["refcoco"], progress=False)
+    assert download_images(root, ["refcoco"], progress=False) == 1
+
+
 def test_only_the_pictures_of_a_split(server, tmp_path):
     root = tmp_path / "data"
     download(["refcoco"], root, progress=False)
@@ -342,7 +413,10 @@ def test_all_of_coco(server, tmp_path, monkeypatch):
     server.files["zips/train2014.zip"] = body
     check = checked("md5", hashlib.md5(body).hexdigest())
     monkeypatch.setattr(module, "IMAGES", module.IMAGES._replace(urls=(server.url("zips/train2014.zip"),), check=check))
+    monkeypatch.setattr(module, "NUM_IMAGES", 1)
     folder = download_all_images(tmp_path / "data", progress=False)
+    download_all_images(tmp_path / "data", progress=False)
+    assert len(server.log) == 1  # they were all there
     assert tree(tmp_path / "data") == [".download.lock", f"images/train2014/{FILE}"] and folder.is_dir()
 
 
