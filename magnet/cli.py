@@ -90,37 +90,32 @@ def download(
 def check(name: str = "refshapes", split_by: str = "v1", root: Path | None = None) -> None:
     """Count a data set, compare with what was published, and open every picture; lists all that is wrong.
 
-    Wrong, with exit code 1: pictures that are missing, unreadable or of another size, and splits whose numbers are not
-    the published ones, as when unc's and google's files are mixed up. Noted: images that training and another split
-    share, or that another data set of the family that is there is scored on; sentences that come twice.
+    Wrong, with exit code 1: records that do not fit, which are left out of the counts; pictures that are missing,
+    unreadable or of another size; and splits whose numbers are not the published ones, as when unc's and google's files
+    are mixed up. Of each kind the first 20 are printed. Noted: images that training and another split share, or that
+    another data set of the family that is there is scored on; sentences that come twice; outlines that leave their
+    picture.
     """
-    from magnet.data import check_images, read_refer
-    from magnet.data.family import count, leaks, miscounted, num_repeated, shared_images
+    from magnet.data.check import check_data
+    from magnet.data.family import count
 
-    table = read_refer(root, name, split_by)
+    table, problems, notes = check_data(root, name, split_by)
     print(count(table).to_string())
-    for other, number in (shared_images(table) | leaks(table, _others(root, name, split_by))).items():
-        print(f"note: {number:,} images of {other} are training images, too")
-    if repeated := num_repeated(table):
-        print(f"note: {repeated:,} sentences repeat another about the same object; all are scored, as is usual")
-    problems = miscounted(table) + check_images(table)
-    for problem in problems:
-        print(problem)
-    print(f"{table.image_id.nunique()} pictures, {len(problems)} problems")
-    if problems:
+    _print_first("note: ", notes)
+    for lines in problems.values():
+        _print_first("", lines)
+    num_problems = sum(map(len, problems.values()))
+    found = ", ".join(f"{kind} {len(lines)}" for kind, lines in problems.items() if lines)
+    print(f"{table.image_id.nunique()} pictures, {num_problems} problems{found and f' ({found})'}")
+    if num_problems:
         sys.exit(1)
 
 
-def _others(root: Path | None, name: str, split_by: str) -> dict:
-    """The other tables of the RefCOCO family that are there, where this is one of the family."""
-    from magnet.data import data_root, read_refer
-    from magnet.data.family import SPLIT_BY
-
-    ways = [(other, by) for other in SPLIT_BY for by in SPLIT_BY[other]] if name in SPLIT_BY else []
-    there = [
-        way for way in ways if way != (name, split_by) and (data_root(root) / way[0] / f"refs({way[1]}).p").exists()
-    ]
-    return {" ".join(way): read_refer(root, *way) for way in there}
+def _print_first(start: str, lines: list[str], num: int = 20) -> None:
+    for line in lines[:num]:
+        print(f"{start}{line}")
+    if len(lines) > num:
+        print(f"{start}and {len(lines) - num:,} more like these")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,13 +21,18 @@ def find_sources(root: Path, name: str, split_by: str) -> tuple[Path, ...]:
         raise FileNotFoundError(f"{folder} does not exist; {root} holds {', '.join(found) or 'no data set'}; {remedy}")
     if split_by == "coco" and (files := sorted(folder.glob("*.json"))):
         return tuple(files)
-    for refs in (folder / f"{start}({split_by}){suffix}" for start in ("refs", "grefs") for suffix in (".p", ".json")):
-        if refs.is_file() and instances.is_file():
+    if refs := find_refs(folder, split_by):
+        if instances.is_file():
             return refs, instances
-        if refs.is_file():
-            raise FileNotFoundError(f"{instances} does not exist; {remedy}")
+        raise FileNotFoundError(f"{instances} does not exist; {remedy}")
     found = sorted({split_by_of(path) for path in folder.glob("*refs(*).*")})
     raise ValueError(f"no {folder}/refs({split_by}).p; split_by can be {', '.join(found) or 'nothing yet'}; {remedy}")
+
+
+def find_refs(folder: Path, split_by: str) -> Path | None:
+    """The refs file of a data set, in any of its forms, if it is there."""
+    names = (f"{start}({split_by}){suffix}" for start in ("refs", "grefs") for suffix in (".p", ".json"))
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def split_by_of(refs: Path) -> str:
