@@ -66,7 +66,7 @@ def test_recovers(server, tmp_path, behaviour, requests):
 
 def _is_start(part: Path) -> bool:
     """Is it not there, or the file's first bytes?"""
-    return not part.exists() or 0 < part.stat().st_size < len(BODY) and BODY.startswith(part.read_bytes())
+    return not part.exists() or (0 < part.stat().st_size < len(BODY) and BODY.startswith(part.read_bytes()))
 
 
 @pytest.mark.parametrize(
