@@ -22,6 +22,10 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
     ("shipped `refshapes-tiny-lavt`, val oIoU", "–", "shipped", "refshapes-tiny-lavt val"),
     ("the same, testB", "–", "shipped", "refshapes-tiny-lavt testB"),
     ("its answer to a phrase on a picture of 480 px, two threads", "≤ 0.1 s", "speed", "magnet_tiny: one answer"),
+    ("sentences that mean nothing, answered so (N-acc), by area", "–", "no_target", "trained, area; N-acc"),
+    ("the same, by a head", "–", "no_target", "trained, head; N-acc"),
+    ("the others answered by some mask (T-acc), by area", "–", "no_target", "trained, area; T-acc"),
+    ("the same, by a head", "–", "no_target", "trained, head; T-acc"),
     (
         "training MagNet tiny, sentences with their pictures per second over before; another network, too",
         "≥ 2.5",
@@ -94,6 +98,10 @@ def value(file: str, row: str) -> str:
         name, split = row.split()
         found = table[(table["model"] == name) & (table["split"] == split) & (table["kind"] == "all")].iloc[0]
         return f"{found['oIoU']:.4g} [{found['oIoU_low']:.4g}, {found['oIoU_high']:.4g}] (1 seed)"
+    if file == "no_target":
+        name, metric = row.split("; ")
+        found = table[(table["model"] == name) & (table["split"] == "together")].iloc[0]
+        return f"{found[metric]:.3g} [{found[metric + '_low']:.3g}, {found[metric + '_high']:.3g}] (1 seed)"
     if file == "speed":
         return f"{table.set_index('what')['median_seconds'][row]:.2g} s"
     if file == "variants":
