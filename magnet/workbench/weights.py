@@ -65,7 +65,7 @@ def benchmark_weights(
     wrong = _miscounted(expressions, allow_miscounted)
     home = folder / f"{_name(path)}-{sha256(path)[:8]}-{precision}"
     places = {
-        name: home / "-".join((*column, digest(expressions[name], tokenizer, config)))
+        name: home / "-".join((*column, part_digest(expressions[name], tokenizer, config)))
         for name, column in columns.items()
     }
     missing = [part for name in columns for part in _missing(expressions[name], places[name], shard)]
@@ -108,13 +108,18 @@ def _name(path: Path) -> str:
     return path.stem if is_checkpoint(path) else path.parent.name
 
 
-def digest(expressions: pd.DataFrame, tokenizer, config: Config) -> str:
-    """Of all that a part depends on beside the weights, the precision and the code."""
-    texts = expressions["text"].tolist()
+def digest(expressions: pd.DataFrame) -> str:
+    """Of sentences, pictures and true masks: what is scored."""
     facts = expressions[["sent_id", "text", "rle", "file"]].to_csv(index=False)
-    token_ids, _ = encode(tokenizer, texts, config.data.num_tokens, config.data.words)
+    return hashlib.sha256(facts.encode()).hexdigest()[:8]
+
+
+def part_digest(expressions: pd.DataFrame, tokenizer, config: Config) -> str:
+    """Of all that a part depends on beside the weights, the precision and the code."""
+    token_ids, _ = encode(tokenizer, expressions["text"].tolist(), config.data.num_tokens, config.data.words)
     network = json.dumps([FORMAT, config.data.image_size, runs.config_to_dict(config.model)], sort_keys=True)
-    return hashlib.sha256(facts.encode() + token_ids.numpy().tobytes() + network.encode()).hexdigest()[:8]
+    facts = digest(expressions) + network
+    return hashlib.sha256(facts.encode() + token_ids.numpy().tobytes()).hexdigest()[:8]
 
 
 def _miscounted(expressions: Mapping[str, pd.DataFrame], allowed: bool) -> dict[str, list[str]]:
