@@ -186,7 +186,7 @@ def test_other_settings_have_other_parts(run, tmp_path):
     ]
     made = {module.part_digest(expressions, *other) for other in [(tokenizer, config), *others]}
     assert len(made) == 1 + len(others)
-    assert module.digest(expressions, tokenizer, replace(config, data=replace(config.data, num_workers=3))) in made
+    assert module.part_digest(expressions, tokenizer, replace(config, data=replace(config.data, num_workers=3))) in made
 
 
 def test_parts_of_another_commit_are_named(run, settings, monkeypatch, caplog):
