@@ -55,40 +55,36 @@ def peaks() -> dict[str, float]:
     return {"gemm": 2 * MATRIX**3 / seconds(lambda: a @ b), "copy": 2 * COPY / seconds(lambda: target.copy_(source))}
 
 
-def training(recipe: str, shapes: tuple, peak: float) -> list[Row]:
-    rows, gflop = [], None
+def training(stepper: Stepper, shapes: tuple, gflop: float, peak: float) -> list[Row]:
+    """The same network in all shapes."""
+    whole, model, rows = stepper.batch, stepper.objective.model, []
     for batch_size, checkpointing in shapes:
-        config = magnet.recipe(recipe)
-        config = replace(config, model=replace(config.model, gradient_checkpointing=checkpointing))
-        what = f"{recipe}, training step of {batch_size}{', checkpointing' if checkpointing else ''}"
+        model.config = replace(model.config, gradient_checkpointing=checkpointing)
+        stepper.batch = {name: values[:batch_size] for name, values in whole.items()}
+        what = f"training step of {batch_size}{', checkpointing' if checkpointing else ''}"
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         try:
-            stepper = Stepper(config, batch_size)
-            taken = seconds(lambda made=stepper: made.seconds(0))
+            taken = seconds(lambda: stepper.seconds(0))
         except torch.OutOfMemoryError:
-            rows.append((f"{what}: out of memory, of", torch.cuda.mem_get_info()[1] / 1e9, "GB"))
+            stepper.optimizer.zero_grad()
+            rows.append((f"{what}: out of the memory of", torch.cuda.mem_get_info()[1] / 1e9, "GB"))
             continue
-        memory = torch.cuda.max_memory_allocated() / 1e9
-        gflop = gflop or stepper.cost()["training_gflop"]
         share = 3e9 * gflop * batch_size / taken / peak
-        rows += [(what, batch_size / taken, "images/s"), (f"{what}: memory", memory, "GB")]
-        rows.append((f"{what}: share of peak", share, "of the matrix product"))
+        rows += [(what, batch_size / taken, "images/s"), (f"{what}: share of peak", share, "of the matrix product")]
+        rows.append((f"{what}: memory", torch.cuda.max_memory_allocated() / 1e9, "GB"))
     return rows
 
 
-def evaluation(recipe: str, photos: pd.DataFrame, num_alone: int) -> list[Row]:
-    config = magnet.recipe(recipe)
-    config = replace(config, data=replace(config.data, num_workers=14))
-    model = Stepper(config, 1).objective.model.eval()
-    data = config.data
-    rows, rate = [], {}
+def evaluation(stepper: Stepper, photos: pd.DataFrame, num_alone: int) -> list[Row]:
+    model, rows = stepper.objective.model.eval(), []
+    data = replace(stepper.config.data, num_workers=14)
     for precision in ("bfloat16", "float32"):
-        rate[precision] = 1 / pass_seconds(model, photos, data, precision, 56)
-        rows.append((f"{recipe}, evaluation together, {precision}", rate[precision], "sentences/s"))
+        together = 1 / pass_seconds(model, photos, data, precision, 56)
         alone = 1 / pass_seconds(model, photos.iloc[:num_alone], data, precision, 1, alone=True)
-        rows.append((f"{recipe}, evaluation one by one, {precision}", alone, "sentences/s"))
-        rows.append((f"{recipe}, together over one by one, {precision}", rate[precision] / alone, "times"))
+        rows.append((f"evaluation together, {precision}", together, "sentences/s"))
+        rows.append((f"evaluation one by one, {precision}", alone, "sentences/s"))
+        rows.append((f"evaluation together over one by one, {precision}", together / alone, "times"))
     return rows
 
 
@@ -110,17 +106,23 @@ def pass_seconds(
 
 
 @torch.no_grad()
-def forward(recipe: str, batch_size: int, peak: float) -> list[Row]:
-    stepper = Stepper(magnet.recipe(recipe), batch_size)
-    model, batch = stepper.objective.model.eval(), stepper.batch
-    gflop = stepper.cost()["forward_gflop"]
+def forward(stepper: Stepper, batch_size: int, gflop: float, peak: float) -> list[Row]:
+    model = stepper.objective.model.eval()
+    inputs = [stepper.batch[name][:batch_size] for name in ("images", "token_ids", "token_mask")]
     with torch.autocast("cuda", torch.bfloat16):
-        taken = seconds(lambda: model(batch["images"], batch["token_ids"], batch["token_mask"]))
-    what = f"{recipe}, forward pass of {batch_size}, bfloat16"
-    return [
-        (what, batch_size / taken, "images/s"),
-        (f"{what}: share of peak", 1e9 * gflop * batch_size / taken / peak, "of the matrix product"),
-    ]
+        taken = seconds(lambda: model(*inputs))
+    what = f"forward pass of {batch_size}, bfloat16"
+    share = 1e9 * gflop * batch_size / taken / peak
+    return [(what, batch_size / taken, "images/s"), (f"{what}: share of peak", share, "of the matrix product")]
+
+
+def measure(recipe: str, shapes: tuple, photos: pd.DataFrame, num_alone: int, peak: float) -> list[Row]:
+    stepper = Stepper(magnet.recipe(recipe), max(batch_size for batch_size, _ in shapes))
+    cost = stepper.cost()
+    rows = training(stepper, shapes, cost["training_gflop"], peak)
+    rows += forward(stepper, shapes[-1][0], cost["forward_gflop"], peak)
+    rows += evaluation(stepper, photos, num_alone)
+    return [(f"{recipe}, {what}", value, unit) for what, value, unit in rows]
 
 
 def main() -> None:
@@ -133,9 +135,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         photos = make_photos(Path(folder), 8 if options.quick else 400)
         for recipe in recipes:
-            rows += training(recipe, shapes, top["gemm"])
-            rows += forward(recipe, 16, top["gemm"])
-            rows += evaluation(recipe, photos, 28 if options.quick else 280)
+            rows += measure(recipe, shapes, photos, 28 if options.quick else 280, top["gemm"])
             report(rows, options.output)  # after each, as time may end
 
 
