@@ -133,7 +133,7 @@ def _miscounted(expressions: Mapping[str, pd.DataFrame], allowed: bool) -> dict[
         said = "; ".join(f"{name}: {', '.join(lines)}" for name, lines in wrong.items())
         raise ValueError(
             f"not the published split, {said}. Scores on it do not compare with the published ones: is a file cut short"
-            " or another's? `magnet data download` fetches it; --allow-miscounted scores what is there"
+            " or another's? Moved away, `magnet data download` fetches it; --allow-miscounted scores what is there"
         )
     return wrong
 

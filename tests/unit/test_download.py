@@ -108,6 +108,8 @@ def test_annotations_that_were_damaged_are_fetched_anew(server, tmp_path, name):
     file = root / "refcoco" / name
     whole = file.read_bytes()
     file.write_bytes(whole[:50])
+    with pytest.raises(ValueError, match=rf"cut short .*; `magnet data download refcoco --root {root}` fetches it"):
+        read_refer(root, "refcoco", "unc")
     download(["refcoco"], root, progress=False)
     assert file.read_bytes() == whole and len(server.log) == 2
 
