@@ -214,6 +214,20 @@ def test_too_little_room_is_said_before_the_transfer(server, tmp_path, monkeypat
     assert caught.value.errno == errno.ENOSPC and left(tmp_path) == []
 
 
+def test_a_mirror_that_lies_about_the_size_does_not_decide_whether_there_is_room(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": len(BODY)}))
+    server.files["mirror"] = BODY
+    assert get(server, tmp_path / "file", "huge_length", names=("file", "mirror")).read_bytes() == BODY
+    assert [name for name, _ in server.log] == ["file", "mirror"]
+
+
+def test_without_a_known_size_what_a_mirror_says_decides_whether_there_is_room(server, tmp_path):
+    server.behaviour["file"] = ["huge_length"]
+    with pytest.raises(OSError, match="the rest of the file needs 1,000,000,000,000,000") as caught:
+        fetch([server.url("file")] * 2, tmp_path / "file", UNSIZED, False, limit=10**16)
+    assert caught.value.errno == errno.ENOSPC and len(server.log) == 1 and left(tmp_path) == []
+
+
 def test_a_disk_that_fills_up_keeps_what_came(server, tmp_path, monkeypatch):
     class Full(io.FileIO):
         def write(self, data):
