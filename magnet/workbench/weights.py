@@ -1,4 +1,4 @@
-"""Given weights on whole splits, beside the published table: under both protocols at once, resumable, in shards.
+"""Given weights on whole splits, under both protocols at once, resumable, in shards; beside what was published.
 
     table = benchmark_weights("magnet_refcoco.pth", "data")           # its own three columns
     table = benchmark_weights(folder, "data", columns=COLUMNS)        # all nine
