@@ -45,6 +45,7 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
         "before_after",
         "magnet_tiny, after",
     ),
+    ("the same, the code alone, with the settings of before", "–", "before_after_code", "magnet_tiny, after"),
     (
         "hidden words found from text + picture + mask (`pooled`, one layer, ratio 0.3), over text + picture",
         "above 0",
@@ -69,7 +70,9 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
     ("a step with Mask Grounding over one without, two passes", "≤ 1.9", "variants", "cam + grounding, two passes"),
     ("the same, one pass", "≤ 1.25", "variants", "cam + grounding, one pass"),
     ("evaluation, sentences of a picture read together, speed over one by one", "≥ 1.5", "evaluation", "together over"),
+    ("the same, MagNet with Swin-B at 480 px on one H100, bfloat16", "≥ 5", "gpu", "magnet_base, evaluation together over"),
     ("evaluation beyond the network, an expression at 480 px", "≤ 2 ms", "evaluation", "beyond the network"),
+    ("the same under the protocol `paper`", "–", "evaluation", "the same under"),
     ("loading a released file of 1.19 GB", "≤ 6 s", "loading", "loading, median"),
     ("the same, its published checksum compared first", "≤ 6 s", "loading", "with its checksum"),
     ("loading it, memory over its size", "≤ 1.2", "loading", "memory over"),
