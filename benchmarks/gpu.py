@@ -4,8 +4,8 @@ python benchmarks/gpu.py --output results/tables/gpu.csv        (three minutes o
 
 Random weights and pictures cost what real ones do. A step is forward, backward and update in bfloat16, the median of
 STEPS; model FLOPs are three times those of its forward passes, recomputation not counted. Evaluation: whole passes over
-JPEG files of 480 x 640 with seven sentences each, from file to table; one by one, every sentence has its own picture,
-read and looked at anew.
+JPEG files of 480 x 640 with six or nine sentences each, from file to table; one by one, every sentence has its own
+picture, read and looked at anew.
 """
 
 import statistics

@@ -14,15 +14,16 @@ HEIGHT, WIDTH = 480, 640
 SENTENCES = ("the red star", "a blue ring left of the star", "the small green square", "the largest striped circle")
 
 
-def make_photos(folder: Path, num: int, num_sentences: int = 7) -> pd.DataFrame:
-    """An expression table of `num` JPEG files with `num_sentences` about each, in RefCOCO's proportions."""
+def make_photos(folder: Path, num: int) -> pd.DataFrame:
+    """An expression table of `num` JPEG files, with two or three objects in each and three sentences an object: as
+    RefCOCO's val, which has 3,811 objects and 10,834 sentences in 1,500 pictures."""
     generator, records = torch.Generator().manual_seed(0), []
     for number in range(num):
         octaves = [torch.rand(1, 3, 480 >> k, 640 >> k, generator=generator) for k in range(2, 8)]
         image = sum(F.interpolate(x, (HEIGHT, WIDTH), mode="bilinear") for x in octaves)[0] * (255 / len(octaves))
         Image.fromarray(image.permute(1, 2, 0).byte().numpy()).save(folder / f"{number}.jpg", quality=90)
-        rles = rle_encode_all(blobs(num_sentences, (HEIGHT, WIDTH), generator) > 0)
-        records += [{"file": f"{number}.jpg", "image_id": number, "rle": rle} for rle in rles]
+        rles = rle_encode_all(blobs(2 + number % 2, (HEIGHT, WIDTH), generator) > 0)
+        records += [{"file": f"{number}.jpg", "image_id": number, "rle": rle} for rle in rles for _ in range(3)]
     table = pd.DataFrame(records).assign(height=HEIGHT, width=WIDTH)
     numbers = np.arange(len(table))
     table = table.assign(sent_id=numbers, ref_id=numbers, text=[SENTENCES[i % len(SENTENCES)] for i in numbers])

@@ -70,7 +70,12 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
     ("a step with Mask Grounding over one without, two passes", "≤ 1.9", "variants", "cam + grounding, two passes"),
     ("the same, one pass", "≤ 1.25", "variants", "cam + grounding, one pass"),
     ("evaluation, sentences of a picture read together, speed over one by one", "≥ 1.5", "evaluation", "together over"),
-    ("the same, MagNet with Swin-B at 480 px on one H100, bfloat16", "≥ 5", "gpu", "magnet_base, evaluation together over"),
+    (
+        "the same, MagNet with Swin-B at 480 px on one H100, bfloat16",
+        "≥ 5",
+        "gpu",
+        "magnet_base, evaluation together over",
+    ),
     ("evaluation beyond the network, an expression at 480 px", "≤ 2 ms", "evaluation", "beyond the network"),
     ("the same under the protocol `paper`", "–", "evaluation", "the same under"),
     ("loading a released file of 1.19 GB", "≤ 6 s", "loading", "loading, median"),

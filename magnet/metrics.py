@@ -98,7 +98,12 @@ def intersection_union(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.nd
     if prediction.shape != truth.shape or prediction.dtype != bool or truth.dtype != bool:
         given = f"{prediction.dtype} {prediction.shape} and {truth.dtype} {truth.shape}"
         raise ValueError(f"two bool masks of one shape are needed, not {given}")
-    return np.count_nonzero(prediction & truth, axis=(-2, -1)), np.count_nonzero(prediction | truth, axis=(-2, -1))
+    return _count(prediction & truth), _count(prediction | truth)
+
+
+def _count(masks: np.ndarray) -> np.ndarray:
+    """Pixels of each bool mask (...,H,W): in bytes of eight, several times as fast as one by one."""
+    return np.bitwise_count(np.packbits(masks.reshape(*masks.shape[:-2], -1), axis=-1)).sum(-1, dtype=np.int64)
 
 
 def rle_intersection_union(prediction: str, truth: str | bytes, height: int, width: int) -> tuple[int, int]:

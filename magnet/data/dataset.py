@@ -158,8 +158,9 @@ class PicturesDataset(Dataset):
         return batch | ({"masks": self._masks(rows)} if self.with_masks else {})
 
     def _masks(self, rows: np.ndarray) -> Tensor:
-        records = self.table[["rle", "height", "width"]].iloc[rows].itertuples(index=False, name=None)
-        return torch.from_numpy(np.stack([squash_mask(rle_decode(*mask), self.size) for mask in records]))
+        records = list(self.table[["rle", "height", "width"]].iloc[rows].itertuples(index=False, name=None))
+        squashed = {mask: squash_mask(rle_decode(*mask), self.size) for mask in set(records)}  # sentences share objects
+        return torch.from_numpy(np.stack([squashed[mask] for mask in records]))
 
     def _picture(self, row: int) -> Tensor:
         file, height, width = self.table[["file", "height", "width"]].iloc[row]
