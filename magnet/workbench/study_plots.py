@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from magnet.workbench.plots import BLUE, LINES, MARKERS, ORANGE, SERIES, _write, styled
+from magnet.workbench.plots import BLUE, LINES, MARKERS, ORANGE, SERIES, _wrap, _write, styled
 
 LABELS = {
     "seed": "interval over seeds (t, Holm)", "image": "interval over images (bootstrap)", "each": "one seed",
@@ -80,7 +80,7 @@ def beside_others(differences: pd.DataFrame, title: str) -> Figure:
         axis.scatter(place, rows["difference"], s=16, facecolors="none", edgecolors="0.35", label="one seed")
         axis.hlines(means, np.arange(len(means)) - 0.3, np.arange(len(means)) + 0.3, colors=BLUE, linewidth=2.4,
                     label="mean over seeds")  # fmt: skip
-        axis.set_xticks(range(len(beside)), [name.replace(" + ", " +\n") for name in beside])
+        axis.set_xticks(range(len(beside)), [_wrap(name, 10, 5) for name in beside])
         axis.set(title=f"{part} beside", xlim=(-0.6, len(beside) - 0.4))
         axis.grid(axis="x", visible=False)
     first = figure.axes[0]
