@@ -29,6 +29,6 @@ lint: .venv/ready
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 bench: .venv/ready  ## measure again what README's table claims and needs no trained weights of one's own, into results/tables; about an hour
-	for name in refshapes bootstrap data_index training evaluation demo; do $(BIN)/python benchmarks/$$name.py --output results/tables/$$name.csv || exit 1; done
+	for name in refshapes bootstrap data_index training evaluation hostile demo; do $(BIN)/python benchmarks/$$name.py --output results/tables/$$name.csv || exit 1; done
 	for name in speed variants; do $(BIN)/magnet benchmark $$name --output results/tables/$$name.csv || exit 1; done
 	$(BIN)/python benchmarks/readme.py

@@ -22,7 +22,7 @@ def report(rows: list[tuple[str, float, str]], output: Path | None) -> None:
     made = {
         "command": shlex.join(["python", *sys.argv]),
         "date": date.today().isoformat(),
-        "hardware": about["processor"],
+        "hardware": ", ".join([about["processor"], *about["gpus"]]),
         "torch": about["packages"]["torch"],
         "commit": about["commit"],
     }

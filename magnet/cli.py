@@ -294,7 +294,7 @@ def benchmark_weights(
     precision: Literal["float32", "bfloat16"] = "float32", shard: str = "0/1", batch_size: int | None = None,
     output: Path | None = None, allow_miscounted: bool = False,
 ) -> None:  # fmt: skip
-    """Score weights on whole splits under the protocols `paper` and `original`, beside the published table.
+    """Score weights on whole splits under `paper`, beside what was published under this protocol, and `original`.
 
     SOURCE: a released .pth file, its name on the hub, or a run. --columns own: the splits of the data set they were
     made for; all: the nine of the papers' tables. Goes on where it was stopped; --shard 0/2 and --shard 1/2 share the
@@ -311,9 +311,10 @@ def benchmark_weights(
     table = benchmark(source, root, chosen, precision, _shard(shard), batch_size, allow_miscounted=allow_miscounted)
     shown = [name for name in table if name in ("column", "protocol", "n", "seconds_per_expression") or "oIoU" in name]
     published = [name for name in table if name.startswith("published") and table[name].notna().any()]
-    print(table[[*shown, *published]].to_string(index=False, float_format="{:.2f}".format) if len(table) else
-          "no column is whole yet; run the other shards")  # fmt: skip
-    if output and len(table):
+    if table.empty:
+        return print("no column is whole yet; run the other shards")
+    print(table[[*shown, *published]].to_string(index=False, float_format="{:.2f}".format, na_rep="–"))
+    if output:
         print(write_table(table, output, shlex.join(["magnet", *sys.argv[1:]])))
 
 

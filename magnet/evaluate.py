@@ -31,7 +31,15 @@ from magnet.config import Config, DataConfig
 from magnet.data import add_token_tags, data_root, load_tokenizer, read_refer, select_split, squash_mask
 from magnet.data.dataset import PicturesDataset
 from magnet.data.masks import checked_rle
-from magnet.metrics import Protocol, find_protocol, intersection_union, rle_decode, rle_encode
+from magnet.metrics import (
+    Protocol,
+    find_protocol,
+    intersection_union,
+    rle_decode,
+    rle_encode,
+    rle_encode_all,
+    rle_intersection_union,
+)
 from magnet.models.base import ReferringNetwork
 from magnet.models.checkpoints import is_checkpoint
 from magnet.models.released import load_released, released_config
@@ -109,7 +117,8 @@ def score_expressions(
     """
     tokenizer = load_tokenizer(vocabulary)
     expressions = add_token_tags(expressions, tokenizer, data.num_tokens).reset_index(drop=True)
-    dataset = PicturesDataset(expressions, data, tokenizer, batch_size or max(1, PIXELS_AT_ONCE // data.image_size**2))
+    most = batch_size or max(1, PIXELS_AT_ONCE // data.image_size**2)
+    dataset = PicturesDataset(expressions, data, tokenizer, most, with_masks=not all(rule.own_size for rule in rules))
     scored = _score_batches(model, _loader(dataset, data), expressions, rules, precision, progress)
     tables = [_results(expressions, column, rule) for column, rule in zip(scored, rules)]
     for table in tables:
@@ -223,7 +232,8 @@ def _score_batches(
     with evaluation_mode(model), progress_bar(shown, total=len(expressions), unit="expr") as bar:
         for batch in loader:
             rows, number = expressions.iloc[batch["rows"].tolist()], len(batch["rows"])
-            logits, squashed = _logits(model, batch, precision, loader.dataset.batch_size), batch["masks"].numpy()
+            logits = _logits(model, batch, precision, loader.dataset.batch_size)
+            squashed = batch["masks"].numpy() if "masks" in batch else None
             for column, rule in zip(scored, rules):
                 for row, score in zip(batch["rows"].tolist(), _score_batch(logits, rows, squashed, rule)):
                     column[row] = score
@@ -256,28 +266,25 @@ def _asker(model: torch.nn.Module, images: torch.Tensor) -> Callable[..., torch.
     return lambda pictures, ids, mask: model.decode(model.read(seen, ids, mask, pictures))["mask_logits"]
 
 
-def _score_batch(logits: torch.Tensor, rows: pd.DataFrame, squashed: np.ndarray, rule: Protocol) -> list[Score]:
-    """`squashed` are the true masks as the network sees them, (B,S,S) bool."""
+def _score_batch(logits: torch.Tensor, rows: pd.DataFrame, squashed: np.ndarray | None, rule: Protocol) -> list[Score]:
+    """`squashed` are the true masks as the network sees them, (B,S,S) bool, for a rule that asks for them."""
     sizes = list(zip(rows["height"].tolist(), rows["width"].tolist()))
-    own = _own_size_masks(logits, sizes, rule.threshold)
+    rles = _own_size_rles(logits, sizes, rule.threshold)
     if rule.own_size:
-        masks, truths = own, [rle_decode(rle, *size) for rle, size in zip(rows["rle"], sizes)]
+        pixels = [rle_intersection_union(*both, *size) for *both, size in zip(rles, rows["rle"], sizes)]
     else:
-        masks, truths = _foreground(logits, squashed.shape[-2:], rule.threshold), squashed
-    return [(*intersection_union(m, t), rle_encode(o)) for m, t, o in zip(masks, truths, own)]
+        masks = (resize_logits(logits, squashed.shape[-2:]) > rule.threshold).cpu().numpy()
+        pixels = zip(*intersection_union(masks, squashed))
+    return [(*both, rle) for both, rle in zip(pixels, rles)]
 
 
-def _own_size_masks(logits: torch.Tensor, sizes: list[tuple[int, int]], threshold: float) -> list[np.ndarray]:
-    """A bool mask (H,W) for each of the B logits; images of one size are resized together."""
-    masks = {}
+def _own_size_rles(logits: torch.Tensor, sizes: list[tuple[int, int]], threshold: float) -> list[str]:
+    """The mask of each of the B logits at its picture's size (H,W); those of one size are resized together."""
+    rles = {}
     for size in set(sizes):
         same = [i for i, other in enumerate(sizes) if other == size]
-        masks |= dict(zip(same, _foreground(logits[same], size, threshold)))
-    return [masks[i] for i in range(len(sizes))]
-
-
-def _foreground(logits: torch.Tensor, size: tuple[int, int], threshold: float) -> np.ndarray:
-    return (resize_logits(logits, size) > threshold).cpu().numpy()
+        rles |= dict(zip(same, rle_encode_all(resize_logits(logits[same], size) > threshold)))
+    return [rles[i] for i in range(len(sizes))]
 
 
 # Predictions made elsewhere -------------------------------------------------------------------------------------------

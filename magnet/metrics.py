@@ -9,6 +9,7 @@ from math import log
 
 import numpy as np
 import pandas as pd
+import torch
 from pycocotools import mask as coco
 
 PRECISION_AT = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -64,6 +65,12 @@ def rle_encode(mask: np.ndarray) -> str:
     return coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode("ascii")
 
 
+def rle_encode_all(masks: torch.Tensor) -> list[str]:
+    """The same of a batch of masks (B,H,W), bool or uint8, on any device: one copy, and no turn of the pixels here."""
+    columns = masks.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()  # (B,W,H): run lengths go down columns
+    return [rle["counts"].decode("ascii") for rle in coco.encode(columns.transpose(2, 1, 0))]
+
+
 def rle_decode(rle: str | bytes, height: int, width: int) -> np.ndarray:
     """The bool mask (height,width) of compressed COCO run lengths.
 
@@ -92,6 +99,13 @@ def intersection_union(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.nd
         given = f"{prediction.dtype} {prediction.shape} and {truth.dtype} {truth.shape}"
         raise ValueError(f"two bool masks of one shape are needed, not {given}")
     return np.count_nonzero(prediction & truth, axis=(-2, -1)), np.count_nonzero(prediction | truth, axis=(-2, -1))
+
+
+def rle_intersection_union(prediction: str, truth: str | bytes, height: int, width: int) -> tuple[int, int]:
+    """`intersection_union` of two masks (height,width) by their run lengths, which holds no pixel in memory."""
+    both = [{"size": [height, width], "counts": counts} for counts in (prediction, truth)]
+    inside = int(coco.area(coco.merge(both, intersect=True)))
+    return inside, int(coco.area(both).sum()) - inside
 
 
 def ratios(table: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -69,8 +69,8 @@ def squash_image(image: Image.Image, size: int) -> np.ndarray:
 
 def squash_mask(mask: np.ndarray, size: int) -> np.ndarray:
     """(H, W) bool -> (S, S) bool by the nearest pixel centre."""
-    picture = Image.fromarray(mask.astype(np.uint8))
-    return np.array(picture.resize((size, size), Image.Resampling.NEAREST)).astype(bool)
+    picture = Image.fromarray(mask.T.astype(np.uint8))  # lying on its side, as decoded run lengths lie in memory
+    return np.array(picture.resize((size, size), Image.Resampling.NEAREST)).T.astype(bool)
 
 
 def normalize(image: np.ndarray) -> torch.Tensor:
@@ -126,12 +126,14 @@ class PicturesDataset(Dataset):
     """Evaluation batches: whole pictures with all their sentences, about `batch_size` sentences in each.
 
     A picture is decoded once, whatever is said about it. Item i is a dict: images (M,3,S,S); for each of B sentences
-    pictures (which of the M), rows (of the table), sent_ids, token_ids and token_mask (B,T), masks (B,S,S) bool.
-    A picture with more sentences than `batch_size` is a batch of its own.
+    pictures (which of the M), rows (of the table), sent_ids, token_ids and token_mask (B,T); with_masks: masks (B,S,S)
+    bool, which only a score at the network's own size needs. A picture with more sentences than `batch_size` is a batch
+    of its own.
     """
 
-    def __init__(self, table: pd.DataFrame, data: DataConfig, tokenizer, batch_size: int):
+    def __init__(self, table: pd.DataFrame, data: DataConfig, tokenizer, batch_size: int, with_masks: bool = True):
         check_texts(table, tokenizer, data.num_tokens)
+        self.with_masks = with_masks
         self.table, self.size, self.batch_size = table, data.image_size, batch_size
         self.images = Path(table.attrs["images"])
         self.token_ids, self.token_mask = encode(tokenizer, table["text"].tolist(), data.num_tokens, data.words)
@@ -147,15 +149,17 @@ class PicturesDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         groups = self.batches[index]
         rows = np.concatenate(groups)
-        records = self.table.iloc[rows]
-        sizes = zip(records["rle"], records["height"].tolist(), records["width"].tolist())
-        masks = [torch.from_numpy(squash_mask(rle_decode(*mask), self.size)) for mask in sizes]
-        return {
+        batch = {
             "images": torch.stack([self._picture(group[0]) for group in groups]),
             "pictures": torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups])),
-            "rows": torch.from_numpy(rows), "sent_ids": torch.tensor(records["sent_id"].tolist()),
-            "token_ids": self.token_ids[rows], "token_mask": self.token_mask[rows], "masks": torch.stack(masks),
+            "rows": torch.from_numpy(rows), "sent_ids": torch.tensor(self.table["sent_id"].iloc[rows].tolist()),
+            "token_ids": self.token_ids[rows], "token_mask": self.token_mask[rows],
         }  # fmt: skip
+        return batch | ({"masks": self._masks(rows)} if self.with_masks else {})
+
+    def _masks(self, rows: np.ndarray) -> Tensor:
+        records = self.table[["rle", "height", "width"]].iloc[rows].itertuples(index=False, name=None)
+        return torch.from_numpy(np.stack([squash_mask(rle_decode(*mask), self.size) for mask in records]))
 
     def _picture(self, row: int) -> Tensor:
         file, height, width = self.table[["file", "height", "width"]].iloc[row]

@@ -78,8 +78,9 @@ def fetch(
     """`path`, fetched from the first of `urls` whose file passes `check`; at once if it is there and passes.
 
     check: raises ValueError for a file that must not be kept; its attribute `size`, if it has one, is the number of
-    bytes to expect. limit: the most bytes that a file without such a size may have. An interrupted transfer goes on
-    where it stopped, with this or the next call, from any mirror.
+    bytes to expect: a mirror that offers another is passed over, before the disk is asked for room. Without it a mirror
+    is believed, up to `limit` bytes. An interrupted transfer goes on where it stopped, with this or the next call, from
+    any mirror.
     Raises OSError that lists what every mirror answered, or for a full disk; `path` is as it was.
     """
     part, failures, size = path.with_name(f".{path.name}.part"), [], getattr(check, "size", None)

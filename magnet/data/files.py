@@ -6,27 +6,29 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+from magnet.data.family import SPLIT_BY
+
 INSTANCES = {"images": ["id"], "annotations": ["id", "image_id", "category_id"], "categories": ["id"]}
-REMEDY = "fetch it anew, see data/README.md"
 
 
 def find_sources(root: Path, name: str, split_by: str) -> tuple[Path, ...]:
     """The refs file and instances.json, or for split_by "coco" every <split>.json; an error names what is missing, what
     exists and what helps."""
     folder, instances = root / name, root / name / "instances.json"
-    makes_it = f"`magnet data shapes --root {root}` makes it"
-    remedy = makes_it if name == "refshapes" else "data/README.md says where to get it"
+    wanted = folder / f"refs({split_by}).p"
     if not folder.is_dir():
         found = sorted(path.parent.name for path in root.glob("*/instances.json"))
-        raise FileNotFoundError(f"{folder} does not exist; {root} holds {', '.join(found) or 'no data set'}; {remedy}")
+        raise FileNotFoundError(
+            f"{folder} does not exist; {root} holds {', '.join(found) or 'no data set'}; {_remedy(wanted)}"
+        )
     if split_by == "coco" and (files := sorted(folder.glob("*.json"))):
         return tuple(files)
     if refs := find_refs(folder, split_by):
         if instances.is_file():
             return refs, instances
-        raise FileNotFoundError(f"{instances} does not exist; {remedy}")
+        raise FileNotFoundError(f"{instances} does not exist; {_remedy(instances)}")
     found = sorted({split_by_of(path) for path in folder.glob("*refs(*).*")})
-    raise ValueError(f"no {folder}/refs({split_by}).p; split_by can be {', '.join(found) or 'nothing yet'}; {remedy}")
+    raise ValueError(f"no {wanted}; split_by can be {', '.join(found) or 'nothing yet'}; {_remedy(wanted)}")
 
 
 def find_refs(folder: Path, split_by: str) -> Path | None:
@@ -38,6 +40,17 @@ def find_refs(folder: Path, split_by: str) -> Path | None:
 def split_by_of(refs: Path) -> str:
     """refs(unc).p -> unc."""
     return refs.stem.partition("(")[2].removesuffix(")")
+
+
+def _remedy(file: Path) -> str:
+    """What helps where this file of a data set is missing or damaged: the command that brings it, if there is one."""
+    root, name = file.parent.parent, file.parent.name
+    published = SPLIT_BY.get(name, ())
+    if split_by_of(file) in published or (published and file.name == "instances.json"):
+        return f"`magnet data download {name} --root {root}` fetches it"
+    if name == "refshapes":
+        return f"`magnet data shapes --root {root}` makes it"
+    return "data/README.md says where to get it"
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -54,13 +67,13 @@ def load_refs(file: Path) -> list[dict]:
             is_json = file.suffix == ".json"
             refs = json.load(stream) if is_json else _PlainUnpickler(stream, encoding="latin1").load()
     except ImportError as error:
-        raise ValueError(f"{file} is refused: {error}; nothing of it was run; {REMEDY}") from error
+        raise ValueError(f"{file} is refused: {error}; nothing of it was run; {_remedy(file)}") from error
     except OSError:
         raise
     except Exception as error:  # damaged pickles raise nearly anything
-        raise ValueError(f"{file} is damaged or cut short ({error}); {REMEDY}") from error
+        raise ValueError(f"{file} is damaged or cut short ({error}); {_remedy(file)}") from error
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
-        raise ValueError(f"{file} holds no list of refs; {REMEDY}")
+        raise ValueError(f"{file} holds no list of refs; {_remedy(file)}")
     return refs
 
 
@@ -132,12 +145,14 @@ def load_instances(file: Path, needed: Callable[[dict], bool] = lambda record: T
     try:
         instances = json.loads(file.read_text(encoding="utf-8"), object_hook=forget_segmentation)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged or cut short ({error}); {REMEDY}") from error
+        raise ValueError(f"{file} is damaged or cut short ({error}); {_remedy(file)}") from error
     for key, fields in INSTANCES.items():
         records = instances.get(key) if isinstance(instances, dict) else None
         if not isinstance(records, list):
-            raise ValueError(f"{file} has no list {key!r}: not COCO instances; {REMEDY}")
+            raise ValueError(f"{file} has no list {key!r}: not COCO instances; {_remedy(file)}")
         for record in records:
             if not isinstance(record, dict) or not all(type(record.get(field)) is int for field in fields):
-                raise ValueError(f"{file}: {key}: {str(record)[:80]} lacks whole numbers {', '.join(fields)}; {REMEDY}")
+                raise ValueError(
+                    f"{file}: {key}: {str(record)[:80]} lacks whole numbers {', '.join(fields)}; {_remedy(file)}"
+                )
     return instances

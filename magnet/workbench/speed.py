@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 import magnet
 from magnet.config import Config
@@ -50,7 +51,7 @@ def measure_speed(recipes: tuple[str, ...], rounds: int = 7, progress: bool = Tr
     taken = []
     with progress_bar(progress, total=(rounds + 1) * len(timed), unit="timing") as bar:
         for _ in range(rounds + 1):
-            taken.append({name: _seconds(work) for name, work in timed.items() if not bar.update()})
+            taken.append({name: _seconds(work, bar) for name, work in timed.items()})
     return _table(pd.DataFrame(taken[1:]), about)
 
 
@@ -107,10 +108,12 @@ def _copy() -> Callable:
     return lambda: target.copy_(source)
 
 
-def _seconds(work: Callable) -> float:
+def _seconds(work: Callable, bar: tqdm) -> float:
     began = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    taken = time.perf_counter() - began
+    bar.update()
+    return taken
 
 
 def _table(taken: pd.DataFrame, about: dict[str, dict]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Given weights on whole splits, beside the published table: under both protocols at once, resumable, in shards.
+"""Given weights on whole splits, under both protocols at once, resumable, in shards; beside what was published.
 
     table = benchmark_weights("magnet_refcoco.pth", "data")           # its own three columns
     table = benchmark_weights(folder, "data", columns=COLUMNS)        # all nine
@@ -133,7 +133,7 @@ def _miscounted(expressions: Mapping[str, pd.DataFrame], allowed: bool) -> dict[
         said = "; ".join(f"{name}: {', '.join(lines)}" for name, lines in wrong.items())
         raise ValueError(
             f"not the published split, {said}. Scores on it do not compare with the published ones: is a file cut short"
-            " or another's? `magnet data download` fetches it; --allow-miscounted scores what is there"
+            " or another's? Moved away, `magnet data download` fetches it; --allow-miscounted scores what is there"
         )
     return wrong
 

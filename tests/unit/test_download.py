@@ -108,10 +108,13 @@ def test_annotations_that_were_damaged_are_fetched_anew(server, tmp_path, name):
     file = root / "refcoco" / name
     whole = file.read_bytes()
     file.write_bytes(whole[:50])
+    with pytest.raises(ValueError, match=rf"cut short .*; `magnet data download refcoco --root {root}` fetches it"):
+        read_refer(root, "refcoco", "unc")
     download(["refcoco"], root, progress=False)
     assert file.read_bytes() == whole and len(server.log) == 2
 
 
+@pytest.mark.hostile("disk")
 def test_a_full_disk_keeps_the_archive(server, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -123,6 +126,7 @@ def test_a_full_disk_keeps_the_archive(server, tmp_path, monkeypatch):
     assert len(server.log) == 1 and "refcoco.zip" not in tree(tmp_path / "data")
 
 
+@pytest.mark.hostile("server")
 @pytest.mark.parametrize(
     "bad", [b"<html>virus scan warning</html>", zipped({"readme.txt": b""})], ids=["page", "other"]
 )
@@ -147,6 +151,7 @@ class Evil:
         return os.system, ("true",)
 
 
+@pytest.mark.hostile("archive")
 @pytest.mark.parametrize(
     "files, message",
     [
@@ -185,6 +190,7 @@ def link() -> zipfile.ZipInfo:
     return info
 
 
+@pytest.mark.hostile("archive")
 @pytest.mark.parametrize(
     "name",
     ["../refs(unc).p", "a/../../refs(unc).p", "/etc/refs(unc).p", "..\\refs(unc).p", "C:\\refs(unc).p", "C:refs(unc).p",
@@ -208,6 +214,7 @@ def refused(tmp_path: Path, files, message: str, **options) -> None:
 GOOD = {"instances.json": b"{}" * 500, "refs(unc).p": b"refs" * 500}
 
 
+@pytest.mark.hostile("archive")
 def test_links_are_refused(tmp_path):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -216,6 +223,7 @@ def test_links_are_refused(tmp_path):
     refused(tmp_path, packed.getvalue(), "is a link or a device")
 
 
+@pytest.mark.hostile("archive")
 def test_encrypted_members_are_refused(tmp_path):
     body = bytearray(zipped(GOOD))
     central = body.index(b"PK\1\2")
@@ -223,12 +231,14 @@ def test_encrypted_members_are_refused(tmp_path):
     refused(tmp_path, bytes(body), "is encrypted")
 
 
+@pytest.mark.hostile("archive")
 def test_a_bomb_is_refused(tmp_path):
     refused(
         tmp_path, GOOD | {"zeros": bytes(10_000_000)}, "unpacks to 10,003,000 bytes, more than 10,000", limit=10_000
     )
 
 
+@pytest.mark.hostile("archive")
 def test_a_member_larger_than_it_says(tmp_path):
     body = bytearray(zipped({"instances.json": bytes(100_000), "refs(unc).p": b""}))
     for place, offset in ((body.index(b"PK\1\2"), 24), (0, 22)):  # the sizes in both of its headers
@@ -236,6 +246,7 @@ def test_a_member_larger_than_it_says(tmp_path):
     refused(tmp_path, bytes(body), "is no zip, or damaged")
 
 
+@pytest.mark.hostile("archive")
 @pytest.mark.parametrize("twin", ["other/refs(unc).p", "other/REFS(unc).P"])
 def test_two_members_of_one_name(tmp_path, twin):
     body = zipped(GOOD | {twin: b""})
@@ -247,10 +258,12 @@ def test_two_members_of_one_name(tmp_path, twin):
         refused(tmp_path, body, "comes more than once")
 
 
+@pytest.mark.hostile("archive")
 def test_a_member_that_is_missing(tmp_path):
     refused(tmp_path, {"instances.json": b"{}"}, r"holds no refs\(unc\)\.p, only \['instances.json'\]")
 
 
+@pytest.mark.hostile("archive")
 def test_a_damaged_member(tmp_path):
     body = bytearray(zipped(GOOD))
     place = body.index(b"instances.json") + len("instances.json") + 2
@@ -258,6 +271,7 @@ def test_a_damaged_member(tmp_path):
     refused(tmp_path, bytes(body), "is no zip, or damaged")
 
 
+@pytest.mark.hostile("archive")
 @pytest.mark.parametrize("keep", [0, 10, 300])
 def test_an_archive_cut_short(tmp_path, keep):
     refused(tmp_path, zipped(GOOD | {"more": os.urandom(1000)})[:keep], "is no zip, or damaged")
@@ -269,6 +283,7 @@ def test_what_a_mac_adds_is_passed_over(tmp_path):
     assert tree(tmp_path / "out") == sorted(WANTED)
 
 
+@pytest.mark.hostile("disk")
 def test_a_disk_that_fills_up_while_unpacking(tmp_path, monkeypatch):
     (tmp_path / "a.zip").write_bytes(zipped(GOOD))
 
@@ -281,6 +296,7 @@ def test_a_disk_that_fills_up_while_unpacking(tmp_path, monkeypatch):
     assert tree(tmp_path) == ["a.zip"]
 
 
+@pytest.mark.hostile("disk")
 def test_too_little_room_is_said_before_unpacking(tmp_path, monkeypatch):
     (tmp_path / "a.zip").write_bytes(zipped(GOOD))
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 2999}))
@@ -289,6 +305,7 @@ def test_too_little_room_is_said_before_unpacking(tmp_path, monkeypatch):
     assert tree(tmp_path) == ["a.zip"]
 
 
+@pytest.mark.hostile("archive")
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_STORED])
 def test_a_member_damaged_in_any_packing(tmp_path, method):
     packed = io.BytesIO()
@@ -304,6 +321,7 @@ def test_a_member_damaged_in_any_packing(tmp_path, method):
     assert tree(tmp_path) == ["a.zip"]
 
 
+@pytest.mark.hostile("archive")
 @pytest.mark.parametrize(
     "number, message", [(2000, "has 2,002 members, more than 1,000"), (9000, "its table of contents")]
 )
@@ -322,6 +340,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.hostile("server")
 @pytest.mark.parametrize(
     "body, message",
     [
@@ -368,6 +387,7 @@ def test_a_whole_picture_that_does_not_end_as_most_do_is_kept(server, tmp_path):
     assert download_images(root, ["refcoco"], progress=False) == 0
 
 
+@pytest.mark.hostile("server")
 def test_an_endless_picture_is_given_up(server, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PICTURE_LIMIT", 100_000)
     root = tmp_path / "data"
@@ -386,6 +406,7 @@ def test_only_the_pictures_of_a_split(server, tmp_path):
     assert download_images(root, ["refcoco"], splits=["val"], progress=False) == 1
 
 
+@pytest.mark.hostile("archive")
 @pytest.mark.parametrize("name", ["../../seven.jpg", "/etc/passwd", "COCO_train2014_7.jpg", "seven.jpg"])
 def test_a_picture_with_a_hostile_name(server, tmp_path, name):
     root = tmp_path / "data"
@@ -400,6 +421,7 @@ def test_a_picture_with_a_hostile_name(server, tmp_path, name):
     assert len(server.log) == requests
 
 
+@pytest.mark.hostile("server")
 def test_a_dead_host_is_given_up_early(server, tmp_path, monkeypatch):
     names = {f"COCO_train2014_{n:012}.jpg": (40, 60) for n in range(100, 1100)}
     monkeypatch.setattr(module, "needed_images", lambda *_: names)

@@ -36,11 +36,16 @@ def left(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
+@pytest.mark.parametrize("behaviour", ["well", "slow"])
+def test_a_good_server_is_asked_once(server, tmp_path, behaviour):
+    assert get(server, tmp_path / "file", behaviour).read_bytes() == BODY
+    assert left(tmp_path) == ["file"] and len(server.log) == 1
+
+
+@pytest.mark.hostile("server")
 @pytest.mark.parametrize(
     "behaviour, requests",
     [
-        (["well"], 1),
-        (["slow"], 1),
         (["cut"], 2),
         (["cut", "cut", "cut"], 4),
         (["cut", "ignores_ranges"], 3),
@@ -69,6 +74,7 @@ def _is_start(part: Path) -> bool:
     return not part.exists() or (0 < part.stat().st_size < len(BODY) and BODY.startswith(part.read_bytes()))
 
 
+@pytest.mark.hostile("server")
 @pytest.mark.parametrize(
     "behaviour, message",
     [
@@ -93,6 +99,7 @@ def test_refuses_and_says_why(server, tmp_path, behaviour, message):
     assert set(left(tmp_path)) <= {".file.part"} and _is_start(tmp_path / ".file.part")
 
 
+@pytest.mark.hostile("server")
 def test_the_next_mirror_takes_over(server, tmp_path):
     for first in ("gone", "file"):  # a mirror without the file, and one that gives another
         server.files["mirror"] = BODY
@@ -100,12 +107,14 @@ def test_the_next_mirror_takes_over(server, tmp_path):
     assert left(tmp_path) == ["file", "gone"]
 
 
+@pytest.mark.hostile("server")
 def test_a_mirror_goes_on_where_another_stopped(server, tmp_path):
     server.files["mirror"] = BODY
     get(server, tmp_path / "file", "cut", 404, names=("file", "mirror"))
     assert server.log[-1] == ("mirror", "bytes=1500000-")
 
 
+@pytest.mark.hostile("server")
 @pytest.mark.parametrize("check", [CHECK, UNSIZED], ids=["sized", "unsized"])
 @pytest.mark.parametrize("bad", ["chunked_page", "login_page", "of_another_size", "corrupt", "ignores_ranges"])
 def test_a_bad_mirror_does_not_cost_what_another_gave(server, tmp_path, bad, check):
@@ -120,12 +129,14 @@ def test_a_bad_mirror_does_not_cost_what_another_gave(server, tmp_path, bad, che
     assert server.log[-1] == ("mirror", "bytes=2700000-") and left(tmp_path) == ["file"]
 
 
+@pytest.mark.hostile("server")
 def test_what_a_bad_mirror_gave_does_not_stand_in_the_way(server, tmp_path):
     (tmp_path / ".file.part").write_bytes(bytes(2_700_000))
     assert get(server, tmp_path / "file", "well", "cut").read_bytes() == BODY
     assert [asked for _, asked in server.log] == ["bytes=2700000-", None, "bytes=1500000-"]
 
 
+@pytest.mark.hostile("server")
 def test_what_was_fetched_anew_is_kept_where_it_is_longer(server, tmp_path):
     (tmp_path / ".file.part").write_bytes(bytes(1000))
     with pytest.raises(OSError, match="404"):
@@ -140,6 +151,7 @@ def test_what_a_killed_process_fetched_anew_is_gone_on_with(server, tmp_path):
     assert server.log == [("file", "bytes=2000-")] and left(tmp_path) == ["file"]
 
 
+@pytest.mark.hostile("server")
 @pytest.mark.parametrize(
     "bad, message",
     [
@@ -156,6 +168,7 @@ def test_a_file_of_unknown_size_has_a_limit(server, tmp_path, bad, message):
     assert (tmp_path / "file").read_bytes() == BODY and left(tmp_path) == ["file"]
 
 
+@pytest.mark.hostile("server")
 def test_a_mirror_that_trickles_is_left(server, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "WINDOW", 0.2)  # 200 bytes are asked for in that time; four come
     server.files["mirror"] = BODY
@@ -164,11 +177,13 @@ def test_a_mirror_that_trickles_is_left(server, tmp_path, monkeypatch):
     assert get(server, tmp_path / "file", "trickle", names=("file", "mirror")).read_bytes() == BODY
 
 
+@pytest.mark.hostile("server")
 def test_all_mirrors_are_named_when_none_gives_it(server, tmp_path):
     with pytest.raises(OSError, match=r"one: 404 Not Found; .*two: 404 Not Found"):
         get(server, tmp_path / "file", names=("one", "two"))
 
 
+@pytest.mark.hostile("server")
 def test_a_host_that_does_not_answer(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_pause", lambda seconds: None)
     with pytest.raises(OSError, match=r"http://127\.0\.0\.1:1/file: .*Connection refused"):
@@ -183,6 +198,7 @@ def test_what_is_there_is_not_fetched_again(server, tmp_path):
     assert get(server, tmp_path / "file").read_bytes() == BODY
 
 
+@pytest.mark.hostile("server")
 def test_a_later_call_goes_on(server, tmp_path):
     with pytest.raises(OSError, match="404"):
         get(server, tmp_path / "file", "cut", 404)
@@ -200,6 +216,7 @@ def test_a_partial_file_that_is_whole_or_too_long(server, tmp_path):
     assert get(server, tmp_path / "file").read_bytes() == BODY
 
 
+@pytest.mark.hostile("server")
 def test_a_server_that_is_busy_for_good_is_left(server, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", -1)
     with pytest.raises(OSError, match="429 Too Many Requests"):
@@ -207,6 +224,7 @@ def test_a_server_that_is_busy_for_good_is_left(server, tmp_path, monkeypatch):
     assert len(server.log) == 1
 
 
+@pytest.mark.hostile("disk")
 def test_too_little_room_is_said_before_the_transfer(server, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
     with pytest.raises(OSError, match="has 1,000 bytes free, the rest of the file needs 3,000,000") as caught:
@@ -214,6 +232,23 @@ def test_too_little_room_is_said_before_the_transfer(server, tmp_path, monkeypat
     assert caught.value.errno == errno.ENOSPC and left(tmp_path) == []
 
 
+@pytest.mark.hostile("server")
+def test_a_mirror_that_lies_about_the_size_does_not_decide_whether_there_is_room(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": len(BODY)}))
+    server.files["mirror"] = BODY
+    assert get(server, tmp_path / "file", "huge_length", names=("file", "mirror")).read_bytes() == BODY
+    assert [name for name, _ in server.log] == ["file", "mirror"]
+
+
+@pytest.mark.hostile("server")
+def test_without_a_known_size_what_a_mirror_says_decides_whether_there_is_room(server, tmp_path):
+    server.behaviour["file"] = ["huge_length"]
+    with pytest.raises(OSError, match="the rest of the file needs 1,000,000,000,000,000") as caught:
+        fetch([server.url("file")] * 2, tmp_path / "file", UNSIZED, False, limit=10**16)
+    assert caught.value.errno == errno.ENOSPC and len(server.log) == 1 and left(tmp_path) == []
+
+
+@pytest.mark.hostile("disk")
 def test_a_disk_that_fills_up_keeps_what_came(server, tmp_path, monkeypatch):
     class Full(io.FileIO):
         def write(self, data):

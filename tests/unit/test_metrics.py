@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from magnet.metrics import (
     PRECISION_AT,
@@ -10,6 +11,8 @@ from magnet.metrics import (
     ratios,
     rle_decode,
     rle_encode,
+    rle_encode_all,
+    rle_intersection_union,
 )
 
 
@@ -38,6 +41,19 @@ def test_damaged_run_lengths_are_refused(damage):
     mask = np.random.default_rng(1).random((20, 30)) < 0.5
     with pytest.raises(ValueError, match="damaged"):
         rle_decode(damage(rle_encode(mask)), 20, 30)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 5), (64, 48)])
+def test_run_lengths_of_a_batch_are_those_of_each(shape):
+    masks = torch.rand(6, *shape, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 6)[:, None, None]
+    assert rle_encode_all(masks) == [rle_encode(mask) for mask in masks.numpy()]
+
+
+def test_intersection_and_union_of_run_lengths_are_those_of_pixels():
+    generator = np.random.default_rng(3)
+    for prediction, truth in generator.random((2, 30, 9, 7)).transpose(1, 0, 2, 3) < generator.random((30, 2, 1, 1)):
+        found = rle_intersection_union(rle_encode(prediction), rle_encode(truth), 9, 7)
+        assert found == intersection_union(prediction, truth)
 
 
 def test_intersection_and_union_by_hand():

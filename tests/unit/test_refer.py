@@ -165,8 +165,10 @@ def test_nothing_usable_is_a_problem_of_its_own(toy):
 
 def test_what_does_not_exist_is_answered_with_what_does(toy):
     toy.write()
-    with pytest.raises(FileNotFoundError, match=r"holds toy; data/README.md"):
+    with pytest.raises(FileNotFoundError, match=r"holds toy; `magnet data download refcoco --root .*` fetches it"):
         read_refer(toy.root, "refcoco", "unc")
+    with pytest.raises(FileNotFoundError, match=r"holds toy; data/README.md"):
+        read_refer(toy.root, "mine", "me")
     with pytest.raises(FileNotFoundError, match="magnet data shapes --root"):
         read_refer(toy.root)
     with pytest.raises(ValueError, match="split_by can be me;"):

@@ -132,10 +132,12 @@ def test_the_published_table_is_whole():
 
 def test_the_command(run, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PUBLISHED["MagNet"], "refshapes testA", 75.24)
     command = ["magnet", "benchmark", "weights", str(run.folder), "--root", str(run.config.data.root)]
     monkeypatch.setattr("sys.argv", [*command, "--output", "weights.csv"])
     cli.main()
-    assert "refshapes testA" in capsys.readouterr().out and (tmp_path / "weights.csv").exists()
+    paper, original = (line for line in capsys.readouterr().out.splitlines() if "refshapes testA" in line)
+    assert paper.endswith(" 75.24") and original.endswith(" –") and (tmp_path / "weights.csv").exists()
     monkeypatch.setattr("sys.argv", [*command, "--shard", "2"])
     with pytest.raises(SystemExit):
         cli.main()
