@@ -38,7 +38,9 @@ def pretend(
     iou = generator.uniform(0.3, 0.6, (rows, 1)) + shift + noise * generator.normal(size=union.shape)
     inside, one = (union * iou.clip(0, 1)).round(), np.ones_like(union)
     scores = {"oIoU": (inside, union), "mIoU": (inside / union, one)}
-    scores |= {f"{kind} errors": ((inside / union < 0.4).astype(float), one) for kind in study.errors}
+    for i, kind in enumerate(study.errors):  # an expression that is missed is missed in one way by all runs
+        mine = np.arange(rows)[:, None] % len(study.errors) == i
+        scores[f"{kind} errors"] = ((inside / union < 0.4) & mine).astype(float), one
     return Results(study, expressions, pairs, scores, [FACTS] * len(pairs))
 
 

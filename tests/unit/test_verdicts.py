@@ -340,6 +340,12 @@ def test_learning_curves_hold_what_all_runs_share():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "other"] and pixels(figure).std() > 0
 
 
+def test_a_pretended_miss_is_of_one_kind():
+    results = made_up(study(errors=("part", "empty")), {})
+    part, empty = (results.scores[f"{kind} errors"][0] for kind in ("part", "empty"))
+    assert (part * empty).sum() == 0 and (part + empty == (results.scores["mIoU"][0] < 0.4)).all()
+
+
 def test_a_study_that_cannot_be_read_is_stood_in_for_and_says_so(tmp_path, capsys):
     made = studies.components()
     results = read_or_pretend(made, ASSETS, tmp_path)
