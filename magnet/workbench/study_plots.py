@@ -1,11 +1,14 @@
-"""The figure of a study: every effect with both of its intervals and the seeds behind it."""
+"""The figures of a study: every effect with both of its intervals and the seeds behind it, parts beside each other, and
+runs side by side while they train."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from magnet.workbench.plots import BLUE, ORANGE, _write, styled
+from magnet.workbench.plots import BLUE, LINES, MARKERS, ORANGE, SERIES, _wrap, _write, styled
 
 LABELS = {
     "seed": "interval over seeds (t, Holm)", "image": "interval over images (bootstrap)", "each": "one seed",
@@ -56,3 +59,54 @@ def _panel(axis: Axes, rows: pd.DataFrame) -> None:
         if said in ("helps", "hurts"):
             axis.annotate(said, (1, i - 0.3), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=8)
     axis.grid(axis="y", visible=False)
+
+
+@styled
+def beside_others(differences: pd.DataFrame, title: str) -> Figure:
+    """A panel a part: what it adds beside each setting of the others, a dot a seed and a bar their mean, and dashed the
+    mean of all, its main effect. Where parts add up, the bars stand at one height.
+
+    Args: differences: from `verdicts.simple_effects`, points.
+    """
+    parts = differences["part"].unique()
+    figure = Figure(figsize=(1 + 2.9 * len(parts), 3.2), layout="constrained")
+    for axis, part in zip(figure.subplots(1, len(parts), sharey=True, squeeze=False)[0], parts):
+        rows = differences[differences["part"] == part]
+        beside = rows["beside"].unique()
+        place = rows["beside"].map({name: i for i, name in enumerate(beside)})
+        means = rows.groupby("beside")["difference"].mean().loc[beside]
+        axis.axhline(0, color="0.3", linewidth=1)
+        axis.axhline(means.mean(), color=BLUE, linestyle="--", linewidth=1, label="mean of all: main effect")
+        axis.scatter(place, rows["difference"], s=16, facecolors="none", edgecolors="0.35", label="one seed")
+        axis.hlines(means, np.arange(len(means)) - 0.3, np.arange(len(means)) + 0.3, colors=BLUE, linewidth=2.4,
+                    label="mean over seeds")  # fmt: skip
+        axis.set_xticks(range(len(beside)), [_wrap(name, 10, 5) for name in beside])
+        axis.set(title=f"{part} beside", xlim=(-0.6, len(beside) - 0.4))
+        axis.grid(axis="x", visible=False)
+    first = figure.axes[0]
+    first.set(ylabel="oIoU, difference (points)")
+    _write(figure.suptitle, title)
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def learning_curves(logs: Mapping[str, Sequence[Mapping]], terms: Sequence[str], window: int = 5) -> Figure:
+    """Runs side by side: the sum of the loss terms that all of them have, and mIoU at each validation.
+
+    Args: logs: name -> `run.log()`; terms: names of raw losses; window: mean over so many log lines.
+    """
+    figure = Figure(figsize=(8.5, 3), layout="constrained")
+    loss, score = figure.subplots(1, 2)
+    for i, (name, log) in enumerate(logs.items()):
+        look = {"color": SERIES[i % len(SERIES)], "linestyle": LINES[i % len(LINES)], "label": name}
+        steps = pd.Series({line["step"]: sum(line["raw"][term] for term in terms) for line in log if "loss" in line})
+        loss.plot(steps.rolling(window, min_periods=1).mean(), **look)
+        checks = pd.Series({line["step"]: line["validation"]["mIoU"] for line in log if "validation" in line})
+        score.plot(checks, marker=MARKERS[i % len(MARKERS)], markersize=5, **look)
+    loss.set(title=f"{' + '.join(terms)}, mean of {window} log lines", xlabel="optimiser step", ylabel="loss")
+    loss.set_ylim(0)
+    score.set(title="Validation", xlabel="optimiser step", ylabel="mIoU (%)")
+    score.set_ylim(0)
+    figure.legend(*score.get_legend_handles_labels(), loc="outside lower center", ncols=len(logs))
+    return figure

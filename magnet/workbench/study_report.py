@@ -75,6 +75,17 @@ def short_errors(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[:, :3].assign(**{name: _spreads(table, name) for name in names})
 
 
+def short_groups(table: pd.DataFrame, tag: str, score: str = "mIoU", split: str = "val") -> pd.DataFrame:
+    """Rows of `group_table` as printed: a row a value of the tag, a column a contrast; an asterisk where both intervals
+    lie on one side of 0, which is no verdict: so many rows are not corrected for."""
+    rows = table[(table["tag"] == tag) & (table["score"] == score) & (table["split"] == split)]
+    above, below = rows[["seed_low", "image_low"]] > 0, rows[["seed_high", "image_high"]] < 0
+    apart = above.all(axis=1) | below.all(axis=1)
+    shown = [f"{value:+.1f}{' *' if one else '  '}" for value, one in zip(rows["difference"], apart)]
+    wide = rows.assign(shown=shown).pivot(index=["value", "expressions"], columns="contrast", values="shown")
+    return wide[list(rows["contrast"].unique())].reset_index().rename_axis(columns=None)
+
+
 def markdown(said: list[str], tables: dict[str, pd.DataFrame], command: str) -> str:
     """Headings, tables and the command that makes them again."""
     parts = [f"`{command}`", *said]

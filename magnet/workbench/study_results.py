@@ -60,6 +60,29 @@ def read_finished(study: Study, root: str | Path | None = None, folder: Path = F
     return Results(study, expressions, pairs, _scores(study, columns), facts)
 
 
+def side_by_side(study: Study, tables: dict[Pair, pd.DataFrame]) -> Results:
+    """Runs of a study that were scored by hand, without facts: (variant, seed) -> `evaluate`'s table of one split.
+
+    Raises ValueError where two of them hold other expressions.
+    """
+    (first, own), *_ = tables.items()
+    for pair, table in tables.items():
+        check_ids(f"{name_of(pair)} (against {name_of(first)})", table["sent_id"], own["sent_id"])
+        check_ids(f"{name_of(first)} (against {name_of(pair)})", own["sent_id"], table["sent_id"])
+    columns = [table.set_index("sent_id").loc[own["sent_id"]] for table in tables.values()]
+    expressions = own.reset_index(drop=True).assign(split=study.splits[0])
+    return Results(study, expressions, list(tables), _scores(study, columns), facts=[])
+
+
+def score_table(results: Results, score: str = "oIoU") -> pd.DataFrame:
+    """The score of every run on the split that decides, percent: a row a seed, a column a variant."""
+    top, low = (part[results.expressions["split"] == results.study.splits[0]] for part in results.scores[score])
+    values = pd.Series(
+        100 * top.sum(0) / low.sum(0), pd.MultiIndex.from_tuples(results.pairs, names=["variant", "seed"])
+    )
+    return values.unstack("variant").reindex(columns=list(results.study.variants))
+
+
 def _there(study: Study, folder: Path) -> list[Pair]:
     files = [re.fullmatch(r"(\w+)-(\d+)\.json", path.name) for path in (folder / study.name).glob("*.json")]
     order = {variant: place for place, variant in enumerate(study.variants)}

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from magnet.statistics import LEVEL, bootstrap, interval
-from magnet.workbench.study_results import Results
+from magnet.workbench.study_results import Results, score_table
 
 TAGS = (
     "kind", "hops", "distractors", "num_same_category", "area_size", "has_location", "has_relation", "has_superlative",
@@ -127,6 +127,22 @@ def group_table(results: Results, num_draws: int = GROUP_DRAWS) -> pd.DataFrame:
                 "difference": by_seed.mean(), "seed_low": seed_low, "seed_high": seed_high,
                 "image_low": low[k], "image_high": high[k],
             })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def simple_effects(results: Results, score: str = "oIoU") -> pd.DataFrame:
+    """What each part of a factorial adds beside every setting of the others, on the split that decides (points).
+
+    A row for each part, setting and seed: part; beside: the other parts that are on, or "alone"; seed; difference.
+    Where parts add up, one part's differences are the same beside all settings; an interaction is that they are not.
+    """
+    scores, found = score_table(results, score), {frozenset(on): v for v, on in results.study.factorial.items()}
+    rows = []
+    for part in results.study.factors:
+        for on in sorted((on for on in results.study.factorial.values() if part not in on), key=len):
+            each = (scores[found[frozenset((*on, part))]] - scores[found[frozenset(on)]]).dropna()
+            row = {"part": part, "beside": " + ".join(on) or "alone"}
+            rows += [row | {"seed": seed, "difference": value} for seed, value in each.items()]
     return pd.DataFrame(rows)
 
 

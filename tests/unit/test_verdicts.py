@@ -5,15 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ASSETS
 from scipy import stats
 from test_plots import pixels
 
 from magnet.statistics import compare, image_counts
-from magnet.workbench import verdicts
+from magnet.workbench import studies, verdicts
+from magnet.workbench.pretend import pretend, read_or_pretend
 from magnet.workbench.study import Study
-from magnet.workbench.study_plots import effect_forest
-from magnet.workbench.study_report import latex, markdown, report_study, short_effects, short_errors, short_variants
-from magnet.workbench.study_results import Results
+from magnet.workbench.study_plots import beside_others, effect_forest, learning_curves
+from magnet.workbench.study_report import (
+    latex,
+    markdown,
+    report_study,
+    short_effects,
+    short_errors,
+    short_groups,
+    short_variants,
+)
+from magnet.workbench.study_results import Results, score_table, side_by_side
 
 FACTS = {"parameters": 3e6, "forward_gflop": 0.4, "hours": 0.1, "version": "0.1.0 (abc)", "hardware": "a laptop"}
 FOUR = {"none": (), "a": ("A",), "b": ("B",), "ab": ("A", "B")}
@@ -25,19 +35,12 @@ def study(**fields) -> Study:
 
 
 def made_up(made, gains, num_seeds=5, num_rows=600, num_images=80, spread=0.02, noise=0.05, seed=0) -> Results:
-    """Runs whose IoU is the same for an expression, plus its variant's gain, its run's luck, and noise."""
-    generator = np.random.default_rng(seed)
-    pairs = [(variant, s) for variant in made.variants for s in range(num_seeds)]
-    union = generator.integers(50, 900, (num_rows, 1)) + np.zeros(len(pairs))
-    shift = np.array([gains.get(variant, 0.0) for variant, _ in pairs]) + spread * generator.normal(size=len(pairs))
-    iou = generator.uniform(0.3, 0.6, (num_rows, 1)) + shift + noise * generator.normal(size=union.shape)
-    inside, one = (union * iou.clip(0, 1)).round(), np.ones_like(union)
-    scores = {"oIoU": (inside, union), "mIoU": (inside / union, one)}
-    scores |= {f"{kind} errors": ((inside / union < 0.4).astype(float), one) for kind in made.errors}
+    """A pretended study on expressions without a data set."""
     rows = np.arange(num_rows)
     expressions = pd.DataFrame({"sent_id": rows, "image_id": rows % num_images, "kind": np.where(rows % 3, "x", "y")})
     expressions["split"] = np.array(made.splits)[rows % len(made.splits)]
-    return Results(made, expressions, pairs, scores, [FACTS] * len(pairs))
+    results = pretend(made, expressions, gains, num_seeds, spread, noise, seed)
+    return replace(results, facts=[FACTS] * len(results.pairs))
 
 
 # The rule -------------------------------------------------------------------------------------------------------------
@@ -192,6 +195,50 @@ def test_a_seed_counts_only_where_all_of_a_contrasts_runs_are_there():
     assert short["seeds"].tolist() == ["4 of 5", "4 of 5", "0 of 5"] and short["val oIoU"].iloc[2] == "–"
 
 
+def test_scores_stand_by_seed_and_variant_and_a_missing_run_is_no_number():
+    made = study(splits=("val", "testA"))
+    whole = made_up(made, {"a": 0.1}, num_seeds=3)
+    kept = [i for i, pair in enumerate(whole.pairs) if pair != ("b", 1)]
+    scores = {name: (top[:, kept], low[:, kept]) for name, (top, low) in whole.scores.items()}
+    table = score_table(replace(whole, pairs=[whole.pairs[i] for i in kept], scores=scores))
+    rows = (whole.expressions["split"] == "val").to_numpy()
+    inside, union = (part[rows, 2].sum() for part in whole.scores["oIoU"])
+    assert table.loc[2, "a"] == pytest.approx(100 * inside / union) and np.isnan(table.loc[1, "b"])
+    assert list(table) == ["a", "b"] and table.index.tolist() == [0, 1, 2] and table.notna().sum().sum() == 5
+
+
+def test_a_parts_simple_effects_average_to_its_main_effect_and_their_spread_is_the_interaction():
+    made = study(variants={name: {} for name in FOUR}, factorial=FOUR, comparisons=())
+    results = made_up(made, {"a": 0.08, "ab": 0.18})
+    rows = verdicts.effect_table(results, num_draws=0).set_index(["score", "contrast"]).loc["oIoU", "difference"]
+    table = verdicts.simple_effects(results)
+    means = table.groupby(["part", "beside"])["difference"].mean()
+    assert table["beside"].tolist() == ["alone"] * 5 + ["B"] * 5 + ["alone"] * 5 + ["A"] * 5
+    assert means["A"].mean() == pytest.approx(rows["A"]) and means["B"].mean() == pytest.approx(rows["B"])
+    for part, other in (("A", "B"), ("B", "A")):
+        assert means[part, other] - means[part, "alone"] == pytest.approx(rows["A × B"])
+    figure = beside_others(table, "toy")
+    assert [axis.get_title() for axis in figure.axes] == ["A beside", "B beside"] and pixels(figure).std() > 0
+    bars = [line[0, 1] for line in figure.axes[0].collections[-1].get_segments()]
+    assert bars == pytest.approx([means["A", "alone"], means["A", "B"]])
+
+
+def test_runs_scored_by_hand_are_analysed_as_a_studys_own():
+    whole = made_up(study(), {"a": 0.1})
+    inside, union = whole.scores["oIoU"]
+    tables = {}
+    for i, pair in enumerate(whole.pairs):
+        table = whole.expressions.assign(I=inside[:, i], U=union[:, i]).drop(columns="split")
+        tables[pair] = table.sample(frac=1, random_state=i)  # in another order each
+    found = verdicts.effect_table(side_by_side(study(), tables), num_draws=200)
+    expected = verdicts.effect_table(whole, num_draws=200)
+    numbers = ["seeds", "difference", "sd", "seed_low", "seed_high", "expressions", "images"]
+    pd.testing.assert_frame_equal(found[numbers], expected[numbers])
+    assert found["verdict"].tolist() == expected["verdict"].tolist()
+    with pytest.raises(ValueError, match=r"b-4 \(against a-0\) lacks 1 expressions"):
+        side_by_side(study(), tables | {("b", 4): tables["b", 4][1:]})
+
+
 def test_variants_have_mean_and_spread_over_seeds():
     made = study(splits=("val", "testA"), errors=("part",))
     results = made_up(made, {"a": 0.1})
@@ -214,6 +261,22 @@ def test_groups_are_the_differences_of_their_rows():
     assert (found["seed_low"], found["seed_high"]) == pytest.approx(verdicts.t_interval(each, 0.05))
     assert found["image_low"] < found["difference"] < found["image_high"] and "verdict" not in table
     assert set(table.index.get_level_values("score")) == {"mIoU", "part errors"}, "oIoU hangs on few objects"
+
+
+def test_groups_as_printed_mark_where_both_intervals_agree():
+    row = {"split": "val", "tag": "kind", "score": "mIoU", "contrast": "A", "expressions": 9, "seeds": 5,
+           "seed_low": 0.5, "seed_high": 3.0, "image_low": 0.1, "image_high": 2.0, "difference": 1.5}  # fmt: skip
+    rows = [
+        row | {"value": "x"}, row | {"value": "y", "image_low": -0.1}, row | {"value": "z", "split": "testA"},
+        row | {"value": "z", "tag": "hops"}, row | {"value": "z", "score": "part errors"},
+        row | {"value": "x", "contrast": "B", "difference": -1.54, "seed_low": -3.0, "seed_high": -0.2},
+        row | {"value": "y", "contrast": "B", "difference": -2.0, "seed_low": -4.0, "seed_high": -0.2,
+               "image_low": -3.0, "image_high": -0.5},
+    ]  # fmt: skip
+    table = short_groups(pd.DataFrame(rows), "kind")
+    assert table.to_dict("list") == {
+        "value": ["x", "y"], "expressions": [9, 9], "A": ["+1.5 *", "+1.5  "], "B": ["-1.5  ", "-2.0 *"],
+    }  # fmt: skip
 
 
 def test_errors_are_counted_by_distractors():
@@ -265,3 +328,29 @@ def test_the_forest_shows_every_effect_both_intervals_and_each_seed():
     assert len(dots) == 15 and pixels(figure).std() > 0
     assert [text.get_text() for text in figure.axes[0].texts] == ["helps"]
     assert list(short_effects(effects, made)["score"].unique()) == ["oIoU", "mIoU"]
+
+
+def test_learning_curves_hold_what_all_runs_share():
+    log = [{"step": step, "loss": 9.0, "raw": {"a": 1.0 / step, "b": 1.0, "own": 5.0}} for step in (1, 2, 3)]
+    log.append({"step": 3, "validation": {"mIoU": 40.0}})
+    figure = learning_curves({"one": log, "other": log[1:]}, ["a", "b"], window=2)
+    losses, scores = figure.axes
+    assert losses.lines[0].get_ydata() == pytest.approx([2, 1.75, 1 + 5 / 12])
+    assert losses.lines[1].get_xdata().tolist() == [2, 3] and scores.lines[1].get_ydata().tolist() == [40]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "other"] and pixels(figure).std() > 0
+
+
+def test_a_pretended_miss_is_of_one_kind():
+    results = made_up(study(errors=("part", "empty")), {})
+    part, empty = (results.scores[f"{kind} errors"][0] for kind in ("part", "empty"))
+    assert (part * empty).sum() == 0 and (part + empty == (results.scores["mIoU"][0] < 0.4)).all()
+
+
+def test_a_study_that_cannot_be_read_is_stood_in_for_and_says_so(tmp_path, capsys):
+    made = studies.components()
+    results = read_or_pretend(made, ASSETS, tmp_path)
+    said = capsys.readouterr().out
+    assert "magnet ablate components" in said and "MADE-UP" in said and results.study.name == "components_made_up"
+    effects = verdicts.effect_table(results, num_draws=100)
+    assert effects["contrast"].nunique() == 8 and set(effects["split"]) == set(made.splits)
+    assert (effects["seeds"] == 5).all() and len(verdicts.variant_table(results)) == 9
