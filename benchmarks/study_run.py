@@ -1,0 +1,41 @@
+"""What one run of a study costs: minutes and memory, training and scoring, of the dearest variant of `components`.
+
+magnet data shapes
+python benchmarks/study_run.py --output results/tables/study_run.csv      (three minutes, with nothing beside it)
+
+The vision backbone, which all runs of all studies share, has learnt its names before.
+"""
+
+import time
+from contextlib import chdir
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from measured import parser, report
+
+from magnet.refshapes.pretrain import pretrained_file
+from magnet.workbench.ablate import ablate
+from magnet.workbench.demo import PeakMemory
+from magnet.workbench.studies import components
+
+VARIANT = "grounding_cam_alignment"
+
+
+def main() -> None:
+    options, study, root = parser(__doc__).parse_args(), components(), Path("data").resolve()
+    backbone = pretrained_file(study.config(VARIANT, 0).model.vision, "bfloat16").resolve()
+    with TemporaryDirectory() as folder, chdir(folder):
+        Path("results").mkdir()
+        Path("results/pretrained").symlink_to(backbone.parent)
+        with PeakMemory() as memory:
+            began = time.monotonic()
+            failed = ablate(study, seeds=(0,), variants=(VARIANT,), root=root, progress=False)
+            minutes = (time.monotonic() - began) / 60
+    if failed:
+        raise RuntimeError(failed)
+    rows = [("minutes of a run", minutes, "min"), ("memory of a run, all processes", memory.gb, "GB")]
+    report([(f"{what}, {VARIANT}", value, unit) for what, value, unit in rows], options.output)
+
+
+if __name__ == "__main__":
+    main()
