@@ -79,8 +79,8 @@ def fetch(
 
     check: raises ValueError for a file that must not be kept; its attribute `size`, if it has one, is the number of
     bytes to expect: a mirror that offers another is passed over, before the disk is asked for room. Without it a mirror
-    is believed, up to `limit` bytes. An interrupted transfer goes on where it stopped, with this or the next call, from
-    any mirror.
+    is believed, up to `limit` bytes and the room there is. An interrupted transfer goes on where it stopped, with this
+    or the next call, from any mirror.
     Raises OSError that lists what every mirror answered, or for a full disk; `path` is as it was.
     """
     part, failures, size = path.with_name(f".{path.name}.part"), [], getattr(check, "size", None)
@@ -209,7 +209,7 @@ def _length(reply: requests.Response) -> int | None:
 def _write(reply: requests.Response, file: Path, total: int | None, job: _Job) -> None:
     """Appends what the reply brings; _Broken if the file is then shorter than `total`, be it by the server's choice."""
     start, most = _size(file), job.limit if total is None else total
-    require_room(file.parent, (total or start) - start, "the rest of the file")
+    _ask_for_room(file, (total or start) - start, job)
     job.bar.total, job.bar.n = total, start
     with explained(lambda: _kept(file)), file.open("ab") as stream:
         for piece in _pieces(reply):
@@ -220,6 +220,16 @@ def _write(reply: requests.Response, file: Path, total: int | None, job: _Job) -
             job.bar.update(len(piece))
     if total is not None and _size(file) < total:
         raise _Broken(f"ended after {_size(file):,} of {total:,} bytes")
+
+
+def _ask_for_room(file: Path, missing: int, job: _Job) -> None:
+    """A mirror's claim about a file whose size nobody knows may be a lie: too large a one is that mirror's refusal."""
+    try:
+        require_room(file.parent, missing, "the rest of the file")
+    except OSError as error:
+        if job.size is not None:
+            raise
+        raise _Refused(error.strerror) from error
 
 
 def _kept(file: Path) -> str:
