@@ -4,10 +4,12 @@ magnet data shapes
 python benchmarks/coupalign.py --output results/tables/coupalign.csv      (six minutes a seed on two quiet cores)
 
 coupalign_tiny and magnet_tiny take as many steps of as many sentences; MagNet's scores are those of demo.csv, whose
-backbone learnt names for as long. Proposals count as masks where their logits are above 0. A run that is finished is
-read, not made again.
+backbone learnt names for as long. The runs lie in results/runs; one that is finished is read, not made again. Proposals
+count as masks where their logits are above 0.
 """
 
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,13 +51,13 @@ def coverage(run: runs.Run) -> dict[str, float]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options.add_argument("--soft", action="store_true", help="proposals from 0 to 1, too")
+    options.add_argument("--linear", action="store_true", help="with proposals that are weighed as logits, too")
     options = options.parse_args()
-    kinds = (False, True) if options.soft else (False,)
+    kinds = (True, False) if options.linear else (True,)
     table = pd.DataFrame([row(seed, soft) for soft in kinds for seed in options.seeds])
     print(table.round(2).T.to_string())
     if options.output:
-        command = "python benchmarks/coupalign.py" + " --soft" * options.soft
+        command = shlex.join(["python", *sys.argv])
         write_table(table, options.output, command)
 
 

@@ -143,7 +143,9 @@ def coupalign_tiny() -> Config:
     magnet train coupalign_tiny
     """
     config = refshapes_tiny_lavt()
-    own = CoupAlignConfig(num_word_heads=2, num_proposals=16, width=32, num_layers=2, num_heads=2, feedforward=128)
+    own = CoupAlignConfig(
+        num_word_heads=2, num_proposals=16, width=32, num_layers=2, num_heads=2, feedforward=128, soft_proposals=True
+    )  # fmt: skip
     model = dataclasses.replace(config.model, method="coupalign", coupalign=own)
     return dataclasses.replace(
         config, recipe="coupalign_tiny", model=model, optim=magnet_tiny().optim,
@@ -160,10 +162,10 @@ def coupalign_base() -> Config:
     On one GPU of 24 GB: --optim.micro-batch 4 --model.gradient-checkpointing (not measured). First --dry-run.
     """
     config = lavt_base()
+    model = dataclasses.replace(config.model, method="coupalign", coupalign=CoupAlignConfig(soft_proposals=True))
     return dataclasses.replace(
-        config, recipe="coupalign_base", model=dataclasses.replace(config.model, method="coupalign"),
-        losses={"cross_entropy": 1.0, "pixel_contrast": 0.1},
-    )  # fmt: skip
+        config, recipe="coupalign_base", model=model, losses={"cross_entropy": 1.0, "pixel_contrast": 0.1}
+    )
 
 
 def magnet_base() -> Config:

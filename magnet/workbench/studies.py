@@ -132,10 +132,10 @@ def coupalign() -> Study:
     variants = {"coupalign": {}} | {f"words_{one}": _coupalign(word_pixel=one) for one in words}
     weightings = {"softmax": "proposals weighed by softmax", "sum": "proposals summed to one map"}
     variants |= {one: _coupalign(weighting=one) for one in weightings}
-    variants["soft"] = _coupalign(soft_proposals=True)
+    variants["linear"] = _coupalign(soft_proposals=False)
     variants["no_contrast"] = {"losses": {"cross_entropy": 1.0, "dice": 2.0}}
     named = {f"words_{one}": said for one, said in words.items()} | weightings
-    named |= {"soft": "proposals between 0 and 1", "no_contrast": "no pixel contrast"}
+    named |= {"linear": "proposals weighed as logits", "no_contrast": "no pixel contrast"}
     return Study(
         name="coupalign",
         claim="Word-pixel alignment at every stage and in both encoders, sentence-mask alignment over proposals and "

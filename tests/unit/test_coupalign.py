@@ -380,6 +380,7 @@ def test_the_recipes_can_be_tried_without_files():
     network = magnet.build_model(benchmark.offline(config.model))
     assert found["parameters"] == sum(p.numel() for p in network.parameters()) and found["training_parameters"] == 0
     base = magnet.recipe("coupalign_base")
-    assert base.losses == {"cross_entropy": 1.0, "pixel_contrast": 0.1} and base.model.coupalign == CoupAlignConfig()
-    assert replace(config.model, method="lavt", coupalign=base.model.coupalign) == recipes.refshapes_tiny_lavt().model
+    assert base.losses == {"cross_entropy": 1.0, "pixel_contrast": 0.1}
+    assert base.model.coupalign == CoupAlignConfig(soft_proposals=True)
+    assert replace(config.model, method="lavt", coupalign=CoupAlignConfig()) == recipes.refshapes_tiny_lavt().model
     assert config.optim == magnet.recipe("magnet_tiny").optim
