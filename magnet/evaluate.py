@@ -66,7 +66,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """The results table of a model on one split, every expression once, in the expression table's order.
 
-    A run's table on a whole split is also written to eval/<dataset>-<split>-<protocol>.parquet in its folder.
+    A run's table on a whole split is also written to eval/<dataset>-<split>-<protocol>.parquet in its folder, if it was
+    made in float32.
     The model keeps its device and its training mode. Call it in one process only.
 
     Args:
@@ -92,7 +93,8 @@ def evaluate(
     if config is None:
         raise ValueError("a model alone does not say how to prepare images and words; give config=, or a run")
     data = _data_config(data, config.data)
-    path = results_path(run, data, split, protocol) if run and num_expressions is None else None
+    is_kept = run and num_expressions is None and precision == "float32"
+    path = results_path(run, data, split, protocol) if is_kept else None
     if cached and path and path.exists() and path.stat().st_mtime >= run.weights.stat().st_mtime:
         return read_results(path)
     expressions = _spread(_read_split(data, split), num_expressions)
@@ -260,10 +262,17 @@ def _logits(model: torch.nn.Module, batch: dict, precision: str, most: int) -> t
 
 def _asker(model: torch.nn.Module, images: torch.Tensor) -> Callable[..., torch.Tensor]:
     """(pictures, token_ids, token_mask) -> mask logits; our own networks look at each picture once."""
-    if getattr(type(model), "encode", None) is not ReferringNetwork.encode:  # it may meet words earlier
+    if not _is_plain(model):
         return lambda pictures, ids, mask: model(images[pictures], ids, mask)["mask_logits"]
     seen = model.look(images)
     return lambda pictures, ids, mask: model.decode(model.read(seen, ids, mask, pictures))["mask_logits"]
+
+
+def _is_plain(model: torch.nn.Module) -> bool:
+    """Whether its answer is what `look`, `read` and `decode` give, with nothing of its own or hung on in between."""
+    kind = type(model)
+    inherited = all(getattr(kind, name, None) is getattr(ReferringNetwork, name) for name in ("encode", "forward"))
+    return inherited and not ("forward" in vars(model) or model._forward_hooks or model._forward_pre_hooks)
 
 
 def _score_batch(logits: torch.Tensor, rows: pd.DataFrame, squashed: np.ndarray | None, rule: Protocol) -> list[Score]:

@@ -66,7 +66,7 @@ def rle_encode(mask: np.ndarray) -> str:
 
 
 def rle_encode_all(masks: torch.Tensor) -> list[str]:
-    """The same of a batch of masks (B,H,W), bool or uint8, on any device: one copy, and no turn of the pixels here."""
+    """The same of a batch of bool masks (B,H,W) on any device: one copy, and no turn of the pixels here."""
     columns = masks.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()  # (B,W,H): run lengths go down columns
     return [rle["counts"].decode("ascii") for rle in coco.encode(columns.transpose(2, 1, 0))]
 
@@ -107,7 +107,10 @@ def _count(masks: np.ndarray) -> np.ndarray:
 
 
 def rle_intersection_union(prediction: str, truth: str | bytes, height: int, width: int) -> tuple[int, int]:
-    """`intersection_union` of two masks (height,width) by their run lengths, which holds no pixel in memory."""
+    """`intersection_union` of two masks (height,width) by their run lengths, which holds no pixel in memory.
+
+    Both as `rle_encode` writes them; those of elsewhere go through `magnet.data.masks.checked_rle` first.
+    """
     both = [{"size": [height, width], "counts": counts} for counts in (prediction, truth)]
     inside = int(coco.area(coco.merge(both, intersect=True)))
     return inside, int(coco.area(both).sum()) - inside

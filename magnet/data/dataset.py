@@ -138,7 +138,7 @@ class PicturesDataset(Dataset):
         self.images = Path(table.attrs["images"])
         self.token_ids, self.token_mask = encode(tokenizer, table["text"].tolist(), data.num_tokens, data.words)
         self.batches: list[list[np.ndarray]] = [[]]
-        for rows in table.groupby("file", sort=False).indices.values():
+        for rows in table.groupby(["file", "height", "width"], sort=False).indices.values():
             if sum(map(len, self.batches[-1])) + len(rows) > batch_size and self.batches[-1]:
                 self.batches.append([])
             self.batches[-1].append(rows)

@@ -5,7 +5,7 @@ from operator import index
 import numpy as np
 from pycocotools import mask as coco
 
-from magnet.metrics import rle_decode
+from magnet.metrics import rle_decode, rle_encode
 
 NUM_SIDES_OUTSIDE = 10  # polygons reaching further out than this many image sides are damage, not cut-off objects
 NUM_PIXELS_OUTSIDE = 1  # COCO's own outlines pass the border by less
@@ -30,7 +30,8 @@ def object_rle(segmentation, height: int, width: int, polygon_overlap: str = "ho
 
 
 def checked_rle(rle: dict, height: int, width: int) -> dict:
-    """COCO run lengths {"size", "counts"}, counts as a list or a string -> the same, compressed.
+    """COCO run lengths {"size", "counts"}, counts as a list or a string -> the same mask, compressed, as pycocotools
+    itself writes it: runs of no pixel amid the others make its merging give wrong masks, hang or write past its memory.
 
     Raises ValueError where they are damaged or of another size.
     """
@@ -38,15 +39,18 @@ def checked_rle(rle: dict, height: int, width: int) -> dict:
     if size != [height, width]:
         raise ValueError(f"the mask is {size[0]} × {size[1]}, not {height} × {width} (its size: height × width)")
     if isinstance(counts, str | bytes):
-        rle_decode(counts, height, width)  # raises for damaged counts
-        return {"size": size, "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+        return _written_anew(counts, height, width)
     try:
         counts = [index(run) for run in counts]
     except TypeError as error:
         raise ValueError(f"counts are no list of whole numbers: {str(counts)[:80]}") from error
     if sum(counts) != height * width or min(counts) < 0:
         raise ValueError(f"its runs sum to {sum(counts)} pixels, not to {height} × {width}, or one is below 0")
-    return coco.frPyObjects({"size": size, "counts": counts}, height, width)
+    return _written_anew(coco.frPyObjects({"size": size, "counts": counts}, height, width)["counts"], height, width)
+
+
+def _written_anew(counts: str | bytes, height: int, width: int) -> dict:
+    return {"size": [height, width], "counts": rle_encode(rle_decode(counts, height, width)).encode("ascii")}
 
 
 def _polygons_rle(polygons: list, height: int, width: int, polygon_overlap: str) -> tuple[dict, list[str]]:

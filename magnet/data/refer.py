@@ -26,7 +26,7 @@ from magnet.data.masks import object_rle
 from magnet.data.tags import add_tags
 from magnet.runs import atomic_write
 
-FORMAT = 3  # of the cached table: raise it when a column or its meaning changes
+FORMAT = 4  # of the cached table: raise it when a column or its meaning changes
 NUM_SHOWN = 5  # problems spelled out in an error
 COLUMNS = ("sent_id", "ref_id", "ann_id", "image_id", "category_id", "category", "split", "text", "file",
            "height", "width", "rle", "area", "num_targets", "num_same_category")  # fmt: skip

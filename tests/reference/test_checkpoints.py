@@ -63,6 +63,26 @@ def test_a_file_under_a_published_name_must_be_that_file(file, monkeypatch):
         magnet.load_released(file)
 
 
+def test_a_member_that_never_arrived_is_noticed(file):
+    """A file made to its size before it was filled has a whole directory and zeros where weights should be."""
+    with zipfile.ZipFile(file) as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+    content = file.read_bytes()
+    middle = largest.header_offset + len(largest.FileHeader()) + largest.file_size // 2
+    file.write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
+    with pytest.raises(ValueError, match=f"{largest.filename} is not what its checksum says"):
+        magnet.load_released(file)
+
+
+def test_a_compressed_file_is_not_taken_for_weights(file, tmp_path):
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as other:
+        for member in archive.namelist():
+            other.writestr(member, archive.read(member))
+    with pytest.raises(ValueError, match="is compressed"):
+        magnet.load_released(packed)
+
+
 def test_a_file_is_read_for_its_checksum_once(file, monkeypatch):
     read, digest = [], hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda *about: read.append(about) or digest(*about))

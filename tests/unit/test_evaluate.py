@@ -139,6 +139,22 @@ def test_each_picture_is_decoded_and_looked_at_once(config, monkeypatch, name, b
         assert together[column].tolist() == alone[0][column].tolist(), column
 
 
+def test_an_answer_changed_on_the_outside_is_what_is_scored(config):
+    class Opposite(type(build_model(tiny_config().model))):
+        def forward(self, *inputs):
+            outputs = super().forward(*inputs)
+            return {**outputs, "mask_logits": -outputs["mask_logits"]}
+
+    torch.manual_seed(0)
+    plain, mine = build_model(tiny_config().model).eval(), replace(config, data=replace(config.data, image_size=64))
+    turned = Opposite(plain.config, plain.language.encoder.config.vocab_size).eval()
+    turned.load_state_dict(plain.state_dict())
+    expected = evaluate(turned, config=mine, progress=False)["rle"].tolist()
+    assert expected != evaluate(plain, config=mine, progress=False)["rle"].tolist()
+    plain.register_forward_hook(lambda module, inputs, outputs: {**outputs, "mask_logits": -outputs["mask_logits"]})
+    assert evaluate(plain, config=mine, progress=False)["rle"].tolist() == expected
+
+
 def count(monkeypatch, target: str, note) -> None:
     """Have `note` called with the arguments of every call of `target`."""
     owner, name = target.rsplit(".", 1)
@@ -299,6 +315,13 @@ def test_a_kept_table_is_used_until_the_weights_change(run, monkeypatch):
     assert kept.attrs == expected.attrs
     run.weights.write_bytes(b"newer")
     assert (evaluate(run, cached=True, progress=False)["iou"] == 0).all()
+
+
+def test_a_table_made_in_bfloat16_is_not_kept(run):
+    expected = evaluate(run, progress=False)
+    evaluate(run, precision="bfloat16", progress=False)
+    kept = evaluate(run, cached=True, progress=False)
+    assert kept.attrs["precision"] == "float32" and kept["I"].tolist() == expected["I"].tolist()
 
 
 def test_a_full_disk_keeps_the_table_before(run, monkeypatch):

@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 from refer_toy import HEIGHT, WIDTH, Toy, square
 
 from magnet.data import read_refer, splits
-from magnet.data.masks import object_rle
+from magnet.data.masks import checked_rle, object_rle
 from magnet.metrics import rle_decode
 
 REAL = os.environ.get("MAGNET_REAL_DATA")
@@ -62,6 +62,17 @@ def test_both_run_length_forms_are_the_same_mask():
     for counts in (runs_of(mask), compressed, compressed.decode()):
         rle, _ = object_rle({"size": size, "counts": counts}, HEIGHT, WIDTH)
         np.testing.assert_array_equal(coco.decode(rle).astype(bool), mask)
+
+
+@pytest.mark.parametrize("counts", [[4, 2, 0, 3, 6], [0, 0, 4, 5, 0, 0, 6], [0] * 40 + [4, 5, 6, 0], [15, 0]])
+def test_runs_of_no_pixel_are_written_away(counts):
+    """pycocotools' merging takes them for the end, and past a picture's size writes where it must not."""
+    values = np.repeat(np.arange(len(counts)) % 2, counts)
+    compressed = coco.frPyObjects({"size": [5, 3], "counts": counts}, 5, 3)["counts"]
+    for given in (counts, compressed, compressed.decode()):
+        rle = checked_rle({"size": [5, 3], "counts": given}, 5, 3)
+        assert rle == coco.encode(np.asfortranarray(values.reshape(3, 5).T, dtype=np.uint8))
+        assert coco.area(coco.merge([rle, rle])) == values.sum()
 
 
 def test_read_refer_passes_polygon_overlap_on_and_caches_both(toy):
