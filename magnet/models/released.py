@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from magnet import runs
 from magnet.config import Config, LanguageConfig, ModelConfig, VisionConfig
+from magnet.data import load_tokenizer
 from magnet.models import build_model
 from magnet.models.checkpoints import data_of, find_checkpoint, read_checkpoint
 from magnet.models.weights import Tensors, WithoutStart, fill
@@ -84,18 +85,30 @@ def convert(source: str | Path, folder: str | Path, vocabulary: str | None = Non
     """Write a released file as config.json and model.safetensors, which `magnet.load` and `magnet.evaluate` read.
 
     vocabulary: as `load_tokenizer` takes it; None: bert-base-uncased, from the hub. Gives the folder. Raises ValueError
-    where it holds a run already.
+    where it holds a run already, or the vocabulary is of another size than the file's; FileNotFoundError where there is
+    no such vocabulary.
     """
     path, folder = find_checkpoint(source), Path(folder)
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a run already; name another folder")
     model = load_released(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    runs.atomic_write(folder / "model.safetensors", lambda file: save_file(model.state_dict(), file))
+    if vocabulary is not None:
+        _check_vocabulary(vocabulary, model.config.language, path)
+    apart = {name: t.clone(memory_format=torch.contiguous_format) for name, t in model.state_dict().items()}
+    runs.atomic_write(folder / "model.safetensors", lambda file: save_file(apart, file))  # which takes no shared ones
     language = replace(model.config.language, vocabulary=vocabulary or model.config.language.vocabulary)
     config = runs.config_to_dict(_whole_config(replace(model.config, language=language), path))
     runs.write_json(folder / "config.json", {"version": runs.VERSION, **config})
     return folder
+
+
+def _check_vocabulary(vocabulary: str, language: LanguageConfig, path: Path) -> None:
+    found, wanted = len(load_tokenizer(vocabulary)), language.options["vocab_size"]
+    if found != wanted:
+        raise ValueError(
+            f"{vocabulary} holds {found:,} pieces, the word embeddings of {path} {wanted:,}; give the vocabulary it was"
+            f" trained with, as a rule the vocab.txt of {language.vocabulary}"
+        )
 
 
 def _whole_config(model: ModelConfig, path: Path) -> Config:

@@ -277,6 +277,28 @@ def test_a_converted_file_is_a_run_that_answers_alike(file, tmp_path):
         convert(file, folder)
 
 
+def test_tensors_that_share_memory_are_converted(tensors, tmp_path):
+    query, bias = "classifier.predictor.query_%s.weight", "image_model.patch_embed.proj.bias"
+    words = "language_model.embeddings.word_embeddings.weight"
+    shared = {query % "feat": tensors[query % "embed"], bias: tensors[bias][:1].expand(len(tensors[bias]))}
+    torch.save({"model": {**tensors, **shared, words: tensors[words].T.contiguous().T}}, tmp_path / "own.pth")
+    made = runs.find(convert(tmp_path / "own.pth", tmp_path / "run")).load_model().state_dict()
+    read = magnet.load_released(tmp_path / "own.pth").state_dict()
+    assert all(torch.equal(made[name], tensor) for name, tensor in read.items())
+
+
+def test_a_vocabulary_that_cannot_be_read_with_the_file_leaves_no_folder(file, tmp_path):
+    folder, words = tmp_path / "converted", tmp_path / "vocab.txt"
+    with pytest.raises(FileNotFoundError, match=r"vocab\.txt does not exist"):
+        convert(file, folder, str(words))
+    pieces = list(load_tokenizer("refshapes").get_vocab())
+    words.write_text("\n".join([*pieces, "zebra"]))
+    sizes = rf"vocab\.txt holds {len(pieces) + 1} pieces, .* of .*magnet_refcoco\.pth {len(pieces)}; give"
+    with pytest.raises(ValueError, match=sizes):
+        convert(file, folder, str(words))
+    assert not folder.exists()
+
+
 def test_a_file_is_scored_without_being_converted(file, monkeypatch):
     assert released_config(file).data.name == "refcoco"
     monkeypatch.setattr(sys.modules["magnet.evaluate"], "load_tokenizer", lambda _: load_tokenizer("refshapes"))
