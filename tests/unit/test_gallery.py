@@ -138,7 +138,7 @@ def test_the_filters_in_a_browser(run):
         said = []
         page.on("console", lambda message: said.append(message.text))
         page.on("dialog", lambda dialog: said.append(dialog.message))
-        page.goto(file.as_uri())
+        page.goto(file.resolve().as_uri())
         num = page.locator("figure:visible").count()
         page.fill("[name=text]", "</FIGCAPTION>")
         assert num == page.locator("figure:visible").count() > 1
