@@ -240,12 +240,21 @@ def convert(source: Positional[str], folder: Positional[Path], vocabulary: str |
     print(f"{write(source, folder, vocabulary)}: use it as a run: magnet evaluate {folder}")
 
 
-def report(run: Positional[str]) -> None:
-    """Write a run's report: one HTML file with its scores, curves and pictures that opens without a server."""
+def report(run: Positional[str], num_failures: int = 500) -> None:
+    """Write a run's report.html and failures.html: scores, curves and pictures; every wrong answer, to filter.
+
+    Both open without a server or a network. Of more wrong answers than --num-failures a part is drawn by chance.
+    """
     from magnet import runs
+    from magnet.workbench.gallery import write_gallery
     from magnet.workbench.report import write_report
 
-    print(write_report(runs.find(run)))
+    found = runs.find(run)
+    try:
+        print(write_gallery(found, num_failures))
+    except (FileNotFoundError, ValueError) as error:
+        print(f"no failures.html: {error}")
+    print(write_report(found))
 
 
 def benchmark_variants(

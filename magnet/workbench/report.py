@@ -41,7 +41,7 @@ def write_report(run: runs.Run | str | Path) -> Path:
     Every text that comes from data is escaped. What is not there yet is left out, with the command that makes it.
     """
     run = runs.find(run)
-    results, missing = _results(run), []
+    results, missing = own_results(run), []
     scores = _scores(run, results)
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(PAGE)
     html = page.render(
@@ -53,7 +53,7 @@ def write_report(run: runs.Run | str | Path) -> Path:
     return runs.atomic_write(run.folder / "report.html", lambda file: file.write_text(html, encoding="utf-8"))
 
 
-def _results(run: runs.Run) -> dict[str, pd.DataFrame]:
+def own_results(run: runs.Run) -> dict[str, pd.DataFrame]:
     """The run's results tables by split, under the protocol `original` and on its own data."""
     tables = [pd.read_parquet(path) for path in sorted((run.folder / "eval").glob("*-original.parquet"))]
     own = run.config.data
@@ -205,6 +205,7 @@ The share of its attention that each place gives to each token, in one stage.
 {% else %}
 Truth dashed, prediction filled. Drawn at even steps from the {{ {"Successes": "best", "Typical": "middle",
 "Failures": "worst"}[title] }} quarter by IoU, one per picture.
+{% if title == "Failures" and "failures.html" in files %}<a href="failures.html">All failures, to filter</a>.{% endif %}
 {% endif %}</p>
 <div class="gallery{{ " broad" if title == "Attention per word" }}">
 {% for picture in pictures %}

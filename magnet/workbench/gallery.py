@@ -1,0 +1,264 @@
+"""A run's wrong answers as one HTML page to filter: no kernel, no server, no network.
+
+magnet report RUN
+
+Pictures lie in the page as small WebP files, masks as outlines drawn over them, so a page of 500 has under 10 MB.
+"""
+
+import base64
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import contourpy
+import jinja2
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from magnet import runs
+from magnet.data import read_refer
+from magnet.data.dataset import read_image
+from magnet.metrics import rle_decode
+from magnet.workbench.errors import KINDS, error_kinds, error_shares
+from magnet.workbench.plots import BLUE, ORANGE
+from magnet.workbench.report import own_results
+
+SIDES = (256, 192, 128, 96, 64, 32, 16, 8)  # pixels of the longer side; the first that fits is taken
+PICTURE_BYTES, OUTLINE_CHARACTERS = 9000, 3000  # for each card; base64 makes four characters of three bytes
+
+
+@dataclass(frozen=True)
+class Card:
+    """One wrong answer. picture: WebP as base64, or "" for one that cannot be read; truth, answer: SVG paths."""
+
+    sent_id: int
+    image_id: int
+    split: str
+    error: str
+    iou: float
+    text: str
+    tags: list[str]
+    width: int
+    height: int
+    picture: str
+    truth: str
+    answer: str
+
+
+def write_gallery(run: runs.Run | str | Path, num_cards: int = 500) -> Path:
+    """Write failures.html into a run folder: every answer that `error_kinds` does not call right, worst first.
+
+    Of more than `num_cards`, a part is drawn by chance (always the same), so that the shares of kinds stay about true.
+    Raises FileNotFoundError or ValueError where there are no results, or the data cannot be read; a picture that is
+    missing becomes a grey canvas and is counted.
+    """
+    run = runs.find(run)
+    results = own_results(run)
+    if not results:
+        raise FileNotFoundError(f"{run.folder} has no results yet; make them with: magnet evaluate {run.name}")
+    data = run.config.data
+    expressions = read_refer(data.root, data.name, data.split_by, data.polygon_overlap)
+    answers = pd.concat([t.assign(split=split, error=error_kinds(t, expressions)) for split, t in results.items()])
+    wrong = answers[answers["error"] != "right"]
+    shown = wrong.sample(min(num_cards, len(wrong)), random_state=0).sort_values(["iou", "sent_id"])
+    html = _page(run, answers, len(wrong), _cards(shown, expressions))
+    return runs.atomic_write(run.folder / "failures.html", lambda file: file.write_text(html, encoding="utf-8"))
+
+
+def _page(run: runs.Run, answers: pd.DataFrame, num_wrong: int, cards: list[Card]) -> str:
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(PAGE)
+    present = [kind for kind in KINDS if any(card.error == kind for card in cards)]
+    return page.render(
+        run=run, cards=cards, num_wrong=num_wrong, splits=answers["split"].unique(), kinds=present,
+        shares=error_shares(answers["error"], answers).reset_index(names="kind").to_dict("records"),
+        tags=sorted({tag for card in cards for tag in card.tags}), num_missing=sum(not card.picture for card in cards),
+        blue=BLUE, orange=ORANGE, script=SCRIPT, script_hash=_hash(SCRIPT),
+    )  # fmt: skip
+
+
+def _hash(script: str) -> str:
+    """What the page's policy names the script by; no other script runs, whatever the data says."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _cards(shown: pd.DataFrame, expressions: pd.DataFrame) -> list[Card]:
+    truths = expressions.set_index("sent_id").loc[shown["sent_id"]]
+    folder = Path(expressions.attrs["images"])
+    return [
+        _card(answer, truth, folder / truth["file"])
+        for (_, answer), (_, truth) in zip(shown.iterrows(), truths.iterrows())
+    ]
+
+
+def _card(answer: pd.Series, truth: pd.Series, file: Path) -> Card:
+    size = int(truth["height"]), int(truth["width"])
+    same = {name: answer[name] for name in ("sent_id", "image_id", "split", "error", "iou", "text")}
+    outlines = {"truth": outline(truth["rle"], *size), "answer": outline(answer["rle"], *size)}
+    return Card(**same, **outlines, tags=tags_of(answer), height=size[0], width=size[1], picture=_picture(file, *size))
+
+
+def tags_of(answer: pd.Series) -> list[str]:
+    """The names of a row's tags: what its sentence has ("relation"), and what its object is ("small")."""
+    tags = [name.removeprefix("has_").replace("_", " ") for name in answer.index if name.startswith("has_")]
+    tags = [tag for tag in tags if answer["has_" + tag.replace(" ", "_")]]
+    more = {"cut": answer.get("cut"), "at the border": answer.get("touches_border")}
+    more["alone of its category"] = answer.get("num_same_category") == 1
+    sizes = [answer["area_size"]] if "area_size" in answer else []
+    return [*tags, *sizes, *(name for name, there in more.items() if there)]
+
+
+def _picture(file: Path, height: int, width: int) -> str:
+    """The picture as WebP in base64, as large as fits; "" for one that cannot be read."""
+    try:
+        image = read_image(file, height, width)
+    except (OSError, ValueError):
+        return ""
+    for side in SIDES:
+        small, buffer = image.copy(), io.BytesIO()
+        small.thumbnail((side, side))
+        small.save(buffer, "webp", quality=75)
+        if buffer.tell() <= PICTURE_BYTES:
+            break
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def outline(rle: str, height: int, width: int) -> str:
+    """The outline of a mask as an SVG path in its picture's pixels, "" for nothing; coarser where it is too long."""
+    mask = Image.fromarray(rle_decode(rle, height, width).astype(np.uint8) * 255)
+    for side in SIDES:
+        small = mask.copy()
+        small.thumbnail((side, side), Image.Resampling.BOX)
+        path = _path(np.asarray(small) / 255, height, width)
+        if len(path) <= OUTLINE_CHARACTERS:
+            break
+    return path
+
+
+def _path(mask: np.ndarray, height: int, width: int) -> str:
+    """Closed lines where a mask (h,w), 0 to 1, passes a half, enlarged to (height,width)."""
+    scale = np.array([width / mask.shape[1], height / mask.shape[0]])
+    lines = contourpy.contour_generator(z=np.pad(mask, 1)).lines(0.5)
+    rounded = [((line - 0.5) * scale).round(1) for line in lines]  # a pixel's middle is half a pixel from its edge
+    return "".join("M" + " ".join(f"{x:g},{y:g}" for x, y in _corners(line)) + "z" for line in rounded)
+
+
+def _corners(line: np.ndarray) -> np.ndarray:
+    """The points (N,2) of a line at which it turns, and both ends."""
+    step = np.diff(line, axis=0)
+    turns = np.abs(step[1:, 0] * step[:-1, 1] - step[1:, 1] * step[:-1, 0]) > 1e-9
+    return line[np.r_[True, turns, True]]
+
+
+SCRIPT = """
+const form = document.querySelector("form"), cards = [...document.querySelectorAll("figure")];
+const fits = {
+  split: (card, value) => card.dataset.split === value,
+  error: (card, value) => card.dataset.error === value,
+  tag: (card, value) => JSON.parse(card.dataset.tags).includes(value),
+  least: (card, value) => +card.dataset.iou >= value,
+  most: (card, value) => +card.dataset.iou <= value,
+  text: (card, value) => card.dataset.text.toLowerCase().includes(value.toLowerCase()),
+};
+function filter() {
+  const asked = [...new FormData(form)].filter(([, value]) => value !== "");
+  for (const card of cards) card.hidden = !asked.every(([name, value]) => fits[name](card, value));
+  const count = cards.filter(card => !card.hidden).length;
+  document.querySelector("output").textContent = `${count} of ${cards.length} shown`;
+}
+form.addEventListener("input", filter);
+form.addEventListener("reset", () => setTimeout(filter));
+form.addEventListener("submit", event => event.preventDefault());
+form.hidden = false;
+filter();
+"""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline';
+ script-src 'sha256-{{ script_hash }}'">
+<title>Failures of {{ run.name }}</title>
+<style>
+:root { color-scheme: light dark; --text: #1b1b1b; --faint: #5c5c5c; --page: #fff; --line: #d9d9d9 }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e8e8e8; --faint: #a6a6a6; --page: #16181b; --line: #3a3d42 }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
+  max-width: 76rem; margin: 0 auto; padding: 1rem }
+h1 { font-size: 1.6rem; margin-bottom: 0; overflow-wrap: anywhere }
+.faint { color: var(--faint) }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .1rem .8rem; text-align: right; border-bottom: 1px solid var(--line) }
+th:first-child, td:first-child { text-align: left }
+summary { cursor: pointer }
+form { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center;
+  padding: .6rem 0; background: var(--page); border-bottom: 1px solid var(--line) }
+form[hidden] { display: none }
+select, input, button { font: inherit } input[type=number] { width: 3.5rem } input[type=search] { width: 9rem }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1rem; margin-top: 1rem }
+figure { margin: 0; content-visibility: auto; contain-intrinsic-size: auto 22rem }
+figure[hidden] { display: none }
+figcaption { overflow-wrap: anywhere; line-height: 1.35 } figcaption small { display: block; color: var(--faint) }
+svg { background: #d1d1d1; border-radius: 4px } figure > svg { width: 100%; height: auto; display: block }
+path, rect { vector-effect: non-scaling-stroke } use, rect { fill: none }
+.halo { stroke: #fff; stroke-width: 3.5 } .answer { fill: {{ blue }}40; stroke: {{ blue }}; stroke-width: 2 }
+.shadow { stroke: #000; stroke-width: 3.5 } .truth { stroke: {{ orange }}; stroke-width: 2 }
+.shadow, .truth { stroke-dasharray: 6 4 }
+.legend svg { vertical-align: middle; width: 3.2rem; height: 1.2rem; margin: 0 .3rem 0 1rem }
+</style>
+</head>
+<body>
+<h1>Failures of {{ run.name }}</h1>
+<p class="faint">{{ "{:,}".format(num_wrong) }} answers are wrong; shown are {{ "{:,}".format(cards | length) }},
+ {% if cards | length < num_wrong %}drawn by chance, {% endif %}the worst first.
+{% if num_missing %}{{ num_missing }} pictures could not be read and are grey.{% endif %}
+<span class="legend"><svg viewBox="0 0 50 20"><rect class="halo" x="3" y="3" width="44" height="14"/><rect
+ class="answer" x="3" y="3" width="44" height="14"/></svg>answer
+<svg viewBox="0 0 50 20"><rect class="shadow" x="3" y="3" width="44" height="14"/><rect
+ class="truth" x="3" y="3" width="44" height="14"/></svg>truth</span></p>
+<details><summary>All answers by kind</summary>
+<table><tr><th>kind</th><th>percent</th><th>95 % over images</th><th>n</th></tr>
+{% for row in shares %}
+<tr><td>{{ row.kind.replace("_", " ") }}</td><td>{{ "%.1f" | format(row.value) }}</td>
+<td>{{ "%.1f–%.1f" | format(row.low, row.high) }}</td><td>{{ "{:,}".format(row.n) }}</td></tr>
+{% endfor %}
+</table></details>
+<noscript><p>The filters need JavaScript; everything is shown.</p></noscript>
+<form hidden>
+<label>split <select name="split"><option value="">any</option>
+{% for split in splits %}<option>{{ split }}</option>{% endfor %}</select></label>
+<label>kind <select name="error"><option value="">any</option>
+{% for kind in kinds %}<option value="{{ kind }}">{{ kind.replace("_", " ") }}</option>{% endfor %}</select></label>
+<label>tag <select name="tag"><option value="">any</option>
+{% for tag in tags %}<option>{{ tag }}</option>{% endfor %}</select></label>
+<label>IoU from <input type="number" name="least" min="0" max="1" step="0.05"></label>
+<label>to <input type="number" name="most" min="0" max="1" step="0.05"></label>
+<label>words <input type="search" name="text"></label>
+<button type="reset">show all</button>
+<output></output>
+</form>
+<main>
+{% for card in cards %}
+<figure data-split="{{ card.split }}" data-error="{{ card.error }}" data-tags="{{ card.tags | tojson | forceescape }}"
+ data-iou="{{ "%.4f" | format(card.iou) }}" data-text="{{ card.text }}">
+<svg viewBox="0 0 {{ card.width }} {{ card.height }}" role="img" aria-label="Truth dashed, answer filled">
+{% if card.picture %}
+<image href="data:image/webp;base64,{{ card.picture }}" width="{{ card.width }}" height="{{ card.height }}"/>
+{% endif %}
+<defs><path id="a{{ loop.index }}" d="{{ card.answer }}"/><path id="t{{ loop.index }}" d="{{ card.truth }}"/></defs>
+<use class="halo" href="#a{{ loop.index }}"/><use class="answer" href="#a{{ loop.index }}"/>
+<use class="shadow" href="#t{{ loop.index }}"/><use class="truth" href="#t{{ loop.index }}"/></svg>
+<figcaption>{{ card.text }}
+<small>{{ card.error.replace("_", " ") }}, IoU&nbsp;{{ "%.2f" | format(card.iou) }}, {{ card.split }},
+ sentence {{ card.sent_id }} of picture {{ card.image_id }}{% if card.tags %}; {{ card.tags | join(", ") }}{% endif %}
+</small></figcaption></figure>
+{% endfor %}
+</main>
+<script>{{ script | safe }}</script>
+</body>
+</html>
+"""
