@@ -50,4 +50,4 @@ def _dots(axis: Axes, words: pd.DataFrame, name: str, whole: float) -> None:
     ticks = axis.set_yticks(spoken["position"], spoken["word"])
     for tick in ticks:
         tick.label1.set_parse_math(False)
-    axis.set(xlim=(0, 1), ylim=(len(spoken) - 0.5, -0.5), xlabel=MEASURES[name])
+    axis.set(xlim=(0, 1), xticks=(0, 0.5, 1), ylim=(len(spoken) - 0.5, -0.5), xlabel=MEASURES[name])
