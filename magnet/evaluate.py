@@ -248,7 +248,7 @@ def _logits(model: torch.nn.Module, batch: dict, precision: str, most: int) -> t
     device = next(model.parameters(), torch.empty(0)).device
     images, *parts = (batch[name].to(device) for name in ("images", "pictures", "token_ids", "token_mask"))
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        ask = _asker(model, images)
+        ask = asker(model, images)
         logits = torch.cat([ask(*some) for some in zip(*(part.split(most) for part in parts))])
     broken = ~torch.isfinite(logits).flatten(1).all(1).cpu()
     if broken.any():
@@ -260,7 +260,7 @@ def _logits(model: torch.nn.Module, batch: dict, precision: str, most: int) -> t
     return logits
 
 
-def _asker(model: torch.nn.Module, images: torch.Tensor) -> Callable[..., torch.Tensor]:
+def asker(model: torch.nn.Module, images: torch.Tensor) -> Callable[..., torch.Tensor]:
     """(pictures, token_ids, token_mask) -> mask logits; our own networks look at each picture once."""
     if not _is_plain(model):
         return lambda pictures, ids, mask: model(images[pictures], ids, mask)["mask_logits"]

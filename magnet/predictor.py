@@ -6,6 +6,7 @@ mask, score = predictor.predict("the red star left of the ring")
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ from PIL import Image, ImageOps
 from magnet import runs
 from magnet.config import DataConfig, ModelConfig
 from magnet.data import encode, load_tokenizer, normalize, report, squash_image
-from magnet.evaluate import best_device, evaluation_mode, resize_logits
+from magnet.data.dataset import to_rgb
+from magnet.evaluate import asker, best_device, evaluation_mode, resize_logits
 from magnet.models.checkpoints import data_of, is_checkpoint
 from magnet.models.released import load_released
+
+ORIENTATION = 0x0112  # the EXIF tag
 
 
 def load(name: str | Path) -> "Predictor":
@@ -45,14 +49,12 @@ class Predictor:
         self.size = (0, 0)  # height, width of the picture
 
     def set_image(self, image: Image.Image | np.ndarray | str | Path) -> None:
-        """Prepare a picture: a PIL image, a uint8 array (H,W), (H,W,3) or (H,W,4), or a file.
+        """Prepare a picture, anything that `read_picture` takes; its own size is that of the upright picture.
 
-        It is turned upright where a camera noted how it was held (EXIF); its own size is that of the upright picture.
-        Grey becomes grey RGB; transparency is dropped.
         Raises FileNotFoundError, or ValueError for what is no picture.
         """
         self.image = None  # whatever happens, the picture before is not answered about again
-        picture = ImageOps.exif_transpose(_open(image)).convert("RGB")
+        picture = read_picture(image)
         self.size = (picture.height, picture.width)
         self.image = normalize(squash_image(picture, self.data.image_size))[None].to(self.device)
 
@@ -68,15 +70,27 @@ class Predictor:
         if self.image is None:
             raise RuntimeError("no picture yet; call set_image first")
         self._check_text(text)
-        tokens = encode(self.tokenizer, [text], self.data.num_tokens, self.data.words)
-        with evaluation_mode(self.model):
-            outputs = self.model(self.image, *(part.to(self.device) for part in tokens))
-        logits = resize_logits(outputs["mask_logits"], self.size)[0]  # (H, W)
-        if not logits.isfinite().all():
-            raise FloatingPointError(f"logits are NaN or infinite for {text!r}: the weights are damaged")
+        logits = resize_logits(self.ask([text]), self.size)[0]  # (H, W)
         mask = logits > 0
-        score = logits.sigmoid()[mask].mean().item() if mask.any() else 0.0
+        score = logits[mask].sigmoid().mean().item() if mask.any() else 0.0
         return (logits if return_logits else mask).cpu().numpy(), score
+
+    @torch.no_grad()
+    def ask(self, texts: Sequence[str]) -> torch.Tensor:
+        """Mask logits (B,h,w) of B texts about the picture, read together, as small as the network gives them.
+
+        Texts are taken as they are, an empty one too. Raises RuntimeError and FloatingPointError as `predict` does.
+        """
+        if self.image is None:
+            raise RuntimeError("no picture yet; call set_image first")
+        tokens = encode(self.tokenizer, texts, self.data.num_tokens, self.data.words)
+        with evaluation_mode(self.model):
+            only = torch.zeros(len(texts), dtype=torch.long, device=self.device)  # all are about the one picture
+            logits = asker(self.model, self.image)(only, *(part.to(self.device) for part in tokens))
+        for text, one in zip(texts, logits):
+            if not one.isfinite().all():
+                raise FloatingPointError(f"logits are NaN or infinite for {text!r}: the weights are damaged")
+        return logits
 
     def _check_text(self, text: str) -> None:
         if not isinstance(text, str):
@@ -90,20 +104,37 @@ class Predictor:
             warnings.warn(f"{text!r} is cut: this model reads {self.data.num_tokens} tokens", stacklevel=3)
 
 
-def _open(image: Image.Image | np.ndarray | str | Path) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
+def read_picture(image: Image.Image | np.ndarray | str | Path) -> Image.Image:
+    """An RGB picture from a PIL image, a uint8 array (H,W), (H,W,3) or (H,W,4), or a file.
+
+    It is turned upright where a camera noted how it was held (EXIF); see `to_rgb` for other kinds than RGB.
+    Raises FileNotFoundError, or ValueError naming what is no picture.
+    """
     try:
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or not image.size:
-                raise TypeError("its values are no bytes, or it has none")
-            return Image.fromarray(image)
-        with Image.open(image) as picture:
-            picture.load()
-            return picture
+        picture = _open(image)
+        return to_rgb(ImageOps.exif_transpose(picture) if picture.getexif().get(ORIENTATION, 1) != 1 else picture)
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, TypeError, AttributeError, Image.DecompressionBombError) as error:
-        name = f"an array {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else image
-        name = name if isinstance(name, str | Path) else f"a {type(image).__name__}"
-        raise ValueError(f"{name} is no picture ({error}); give an RGB file, a PIL image or a uint8 array") from error
+    except (OSError, SyntaxError, TypeError, ValueError, AttributeError, Image.DecompressionBombError) as error:
+        what = f"{_name(image)} is no picture ({error}); give an RGB file, a PIL image or a uint8 array"
+        raise ValueError(what) from error
+
+
+def _open(image: Image.Image | np.ndarray | str | Path) -> Image.Image:
+    if isinstance(image, Image.Image):
+        image.load()
+        return image
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not image.size:
+            raise TypeError("its values are no bytes, or it has none")
+        return Image.fromarray(image)
+    with Image.open(image) as picture:
+        picture.load()
+        return picture
+
+
+def _name(image: object) -> str:
+    if isinstance(image, np.ndarray):
+        return f"an array {image.dtype} {image.shape}"
+    file = image if isinstance(image, str | Path) else getattr(image, "filename", "")
+    return str(file) or f"a {type(image).__name__}"

@@ -32,7 +32,8 @@ def read_image(file: Path, height: int, width: int) -> Image.Image:
         with Image.open(file) as image:
             found = (image.width, image.height)
             if found == (width, height):
-                return image.convert("RGB")
+                image.load()
+                return to_rgb(image)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} does not exist; {_remedy(file.parent)}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -62,9 +63,23 @@ def check_images(table: pd.DataFrame, num_threads: int | None = None) -> list[st
         return [found for found in pool.map(problem, files) if found]
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image in RGB, itself where it is so already. Grey becomes grey RGB, of 16 bits the upper eight are kept;
+    transparency is dropped. Raises ValueError for 32-bit values, which say nowhere what is white."""
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its values have 32 bits (mode {image.mode}); save it with 8 or 16")
+    if image.mode.startswith("I;16"):  # PIL would make everything above 255 white
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # on its own PIL warns here
+    return image.convert("RGB")
+
+
 def squash_image(image: Image.Image, size: int) -> np.ndarray:
     """PIL image -> (S, S, 3) uint8; bilinear, antialiased when it shrinks."""
-    return np.array(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+    return np.array(to_rgb(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def squash_mask(mask: np.ndarray, size: int) -> np.ndarray:

@@ -60,13 +60,13 @@ def error_kinds(results: pd.DataFrame, expressions: pd.DataFrame) -> pd.Series:
     Args: results: of `evaluate` or `score`; expressions: of `read_refer`, with at least their sent_ids.
     Raises ValueError for sent_ids that `expressions` lacks, FileNotFoundError where instances.json is gone.
     """
-    truths, protocol = _truths(results, expressions), find_protocol(results.attrs.get("protocol", "original"))
+    truths, protocol = truths_of(results, expressions), find_protocol(results.attrs.get("protocol", "original"))
     instances, targets = read_instances(truths), read_targets(truths)
     is_right = protocol.hits(results["iou"], RIGHT)
     answers, truth = (_rles(rles, truths) for rles in (results["rle"], truths["rle"]))
     kinds = np.empty(len(results), object)
     for image_id, rows in truths.groupby("image_id").indices.items():
-        masks, meant = _masks(instances[image_id], *truth[rows[0]]["size"]), [targets[row] for row in rows]
+        masks, meant = object_masks(instances[image_id], *truth[rows[0]]["size"]), [targets[row] for row in rows]
         found = _overlaps([answers[row] for row in rows], [truth[row] for row in rows], masks, meant)
         kinds[rows] = _decide(found, is_right[rows], _same_category(instances[image_id], masks, meant))
     return pd.Series(kinds, results.index, name="error")
@@ -78,7 +78,7 @@ def error_shares(kinds: pd.Series, results: pd.DataFrame, num_draws: int = 10_00
     return with_intervals({kind: (kinds == kind, one) for kind in KINDS}, results["image_id"], num_draws)
 
 
-def _truths(results: pd.DataFrame, expressions: pd.DataFrame) -> pd.DataFrame:
+def truths_of(results: pd.DataFrame, expressions: pd.DataFrame) -> pd.DataFrame:
     """The rows of `expressions` in the order of `results`, with their attrs."""
     position = pd.Index(expressions["sent_id"]).get_indexer(results["sent_id"])
     if missing := results["sent_id"][position < 0].tolist():
@@ -91,7 +91,7 @@ def _rles(counts: pd.Series, truths: pd.DataFrame) -> list[dict]:
     return [{"size": size, "counts": one} for size, one in zip(sizes, counts)]
 
 
-def _masks(things: list[dict], height: int, width: int) -> dict[int, dict]:
+def object_masks(things: list[dict], height: int, width: int) -> dict[int, dict]:
     """Annotation id -> RLE, with iscrowd, of those that have a pixel: no answer can lie on the others."""
     masks = {}
     for thing in things:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -10,7 +12,7 @@ import magnet
 from magnet import runs
 from magnet.config import Config, DataConfig, LanguageConfig, ModelConfig
 from magnet.metrics import rle_decode
-from magnet.predictor import Predictor
+from magnet.predictor import Predictor, read_picture
 
 SIZE = 24
 
@@ -127,6 +129,65 @@ def test_what_is_no_picture_is_named(predictor, tmp_path):
         predictor.set_image(torch.zeros(3, 4, 4))
     with pytest.raises(FileNotFoundError, match="none"):
         predictor.set_image("none.png")
+
+
+# Pictures as people have them -----------------------------------------------------------------------------------------
+
+RED = (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "colour"),
+    [("ink.jpg", "CMYK", (0, 255, 255, 0)), ("a.png", "RGBA", (*RED, 9)), ("p.gif", "P", RED), ("one.png", "RGB", RED)],
+)
+def test_files_of_every_kind_are_read_in_their_colours(predictor, tmp_path, name, mode, colour):
+    size = (1, 1) if name == "one.png" else (30, 20)
+    Image.new(mode, size, colour).save(tmp_path / name)
+    predictor.set_image(tmp_path / name)
+    mask, _ = predictor.predict("red thing")
+    assert mask.shape == size[::-1] and mask.all()
+
+
+def test_a_palette_with_transparent_colours_is_read_without_a_warning(tmp_path):
+    Image.new("P", (3, 2), RED).save(tmp_path / "p.png", transparency=bytes(9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (np.asarray(read_picture(tmp_path / "p.png")) == RED).all()
+
+
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif"])
+def test_sixteen_bits_of_grey_keep_their_upper_eight(tmp_path, name):
+    values = np.array([[0, 255, 256, 30_000, 65_535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / name)
+    np.testing.assert_array_equal(np.asarray(read_picture(tmp_path / name))[..., 1], values // 256)
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "cut.jpg")
+    whole = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "words.jpg").write_text("no picture")
+    (tmp_path / "empty.png").touch()
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
+    cut = Image.open(tmp_path / "cut.jpg")  # reads its pixels later
+    for image in [*sorted(tmp_path.iterdir()), tmp_path, cut]:
+        name = getattr(image, "filename", image)
+        with pytest.raises(ValueError, match=rf"{name} is no picture \(.+\); give an RGB"):
+            read_picture(image)
+
+
+def test_fifty_megapixels_are_answered_in_four_times_their_bytes(tmp_path):
+    file = tmp_path / "large.png"
+    Image.new("RGB", (10_000, 5_000), RED).save(file, compress_level=1)
+    code = f"""import magnet, psutil, resource, sys
+predictor = magnet.load("refshapes-tiny")
+before = psutil.Process().memory_info().rss
+predictor.set_image({str(file)!r})
+assert predictor.predict("the red star")[0].shape == (5000, 10000)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print((peak - before) / 150e6)"""
+    times = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert float(times) < 4
 
 
 def test_what_is_no_text_is_named_and_a_refused_picture_leaves_none(predictor, tmp_path):

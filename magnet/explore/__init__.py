@@ -1,0 +1,1 @@
+"""Looking at answers one by one, in cells and with the mouse."""
