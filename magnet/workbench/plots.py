@@ -131,11 +131,35 @@ def prediction_grid(examples: Sequence[Example], num_columns: int = 4, captions:
             axis.set_title("" if example.iou is None else f"IoU {example.iou:.2f}")
             _write(axis.set_xlabel, _wrap(example.text))
     if captions:
-        truth = Line2D([], [], color=ORANGE, linestyle="--", path_effects=[withStroke(linewidth=3, foreground="black")])
-        figure.legend(
-            [truth, Patch(color=BLUE, alpha=0.6)], ["truth", "prediction"], loc="outside lower center", ncols=2
-        )
+        _legend(figure)
     return figure
+
+
+@styled
+def show_answer(example: Example, competitors: Sequence[np.ndarray] = ()) -> Figure:
+    """The picture alone, and with the truth (dashed), the prediction (filled) and the competitors (dotted) on it.
+
+    Args: competitors: masks (H,W) bool of the other objects of the kind meant.
+    """
+    figure, (left, right) = _grid(2, 2, 3.6, 4.0)
+    _picture(left, example.image, example.truth.shape)
+    for mask in competitors:
+        _contour(right, mask, PURPLE, ":", "black")
+    _overlay(right, example)
+    left.set_title("no picture" if example.image is None else "picture")
+    right.set_title("" if example.iou is None else f"IoU {example.iou:.2f}")
+    figure.suptitle(_wrap(example.text, 90, 2)).set_parse_math(False)
+    _legend(figure, with_competitors=bool(len(competitors)))
+    return figure
+
+
+def _legend(figure: Figure, with_competitors: bool = False) -> None:
+    on_black = [withStroke(linewidth=3, foreground="black")]
+    names = {"truth": Line2D([], [], color=ORANGE, linestyle="--", path_effects=on_black)}
+    names["prediction"] = Patch(color=BLUE, alpha=0.6)
+    if with_competitors:
+        names["other objects of this kind"] = Line2D([], [], color=PURPLE, linestyle=":", path_effects=on_black)
+    figure.legend(list(names.values()), list(names), loc="outside lower center", ncols=len(names))
 
 
 def contours_on_grey(examples: Sequence[Example], num_columns: int = 4) -> Figure:

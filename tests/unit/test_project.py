@@ -44,7 +44,7 @@ def imported(file: Path) -> set[str]:
 
 
 def core_files() -> list[Path]:
-    outside = ("workbench", "refshapes", "cli.py", "__main__.py")
+    outside = ("workbench", "explore", "refshapes", "cli.py", "__main__.py")
     return [f for f in (ROOT / "magnet").rglob("*.py") if f.relative_to(ROOT / "magnet").parts[0] not in outside]
 
 
