@@ -22,6 +22,7 @@ from magnet.evaluate import read_results, results_path
 from magnet.explore.answers import data_name, read_kinds, read_objects
 from magnet.explore.notes import Notes
 from magnet.metrics import rle_decode
+from magnet.workbench.errors import truths_of
 from magnet.workbench.plots import Example
 
 ELSEWHERE = Path("results/explore")  # notes on weights that come with the package, whose folder is not the user's
@@ -50,11 +51,11 @@ class Failures:
         height, width = self.table[["height", "width"]].iloc[row]
         return int(height), int(width)
 
-    def example(self, row: int) -> Example:
+    def example(self, row: int, answers: pd.DataFrame | None = None) -> Example:
         """Picture (None where it is missing or damaged), truth, answer and sentence of a row; masks that are not there
-        are empty."""
-        size, answer = self.size(row), self.table.iloc[row]
-        prediction = rle_decode(answer["rle"], *size) if "rle" in self.table else np.zeros(size, bool)
+        are empty. answers: somebody else's to the same expressions, in the same order."""
+        size, answer = self.size(row), (self.table if answers is None else answers).iloc[row]
+        prediction = rle_decode(answer["rle"], *size) if "rle" in answer else np.zeros(size, bool)
         truth = np.zeros(size, bool) if self.truths is None else rle_decode(self.truths["rle"].iloc[row], *size)
         return Example(
             image=self._picture(row), truth=truth, prediction=prediction, text=answer["text"], iou=answer["iou"]
@@ -133,10 +134,7 @@ def _read_data(table: pd.DataFrame, data: DataConfig | None) -> pd.DataFrame:
 
 def _with_data(failures: Failures, expressions: pd.DataFrame, folder: Path | None, progress: bool) -> Failures:
     table = failures.table
-    position = pd.Index(expressions["sent_id"]).get_indexer(table["sent_id"])
-    if lost := table["sent_id"][position < 0].tolist():
-        raise ValueError(f"the expressions lack {len(lost)} sent_ids of the results, first {lost[:5]}")
-    truths = expressions.iloc[position].reset_index(drop=True)
+    truths = truths_of(table, expressions).reset_index(drop=True)
     columns = [name for name in ("height", "width", "category") if name not in table]
     failures = replace(failures, table=table.assign(**truths[columns]), truths=truths)
     return _with_kinds(_with_pictures(failures), folder, progress)

@@ -61,7 +61,7 @@ def error_kinds(results: pd.DataFrame, expressions: pd.DataFrame, progress: bool
     Args: results: of `evaluate` or `score`; expressions: of `read_refer`, with at least their sent_ids.
     Raises ValueError for sent_ids that `expressions` lacks, FileNotFoundError where instances.json is gone.
     """
-    truths, protocol = _truths(results, expressions), find_protocol(results.attrs.get("protocol", "original"))
+    truths, protocol = truths_of(results, expressions), find_protocol(results.attrs.get("protocol", "original"))
     instances, targets = read_instances(truths), read_targets(truths)
     is_right = protocol.hits(results["iou"], RIGHT)
     answers, truth = (_rles(rles, truths) for rles in (results["rle"], truths["rle"]))
@@ -80,7 +80,7 @@ def error_shares(kinds: pd.Series, results: pd.DataFrame, num_draws: int = 10_00
     return with_intervals({kind: (kinds == kind, one) for kind in KINDS}, results["image_id"], num_draws)
 
 
-def _truths(results: pd.DataFrame, expressions: pd.DataFrame) -> pd.DataFrame:
+def truths_of(results: pd.DataFrame, expressions: pd.DataFrame) -> pd.DataFrame:
     """The rows of `expressions` in the order of `results`, with their attrs."""
     position = pd.Index(expressions["sent_id"]).get_indexer(results["sent_id"])
     if missing := results["sent_id"][position < 0].tolist():
