@@ -9,7 +9,7 @@ everything works from a script, too.
 
 from importlib import import_module
 
-_LAZY = {}  # public name -> module that defines it
+_LAZY = {"CompareRuns": "compare", "FailureExplorer": "explorer"}  # public name -> module that defines it
 
 
 def __getattr__(name: str):

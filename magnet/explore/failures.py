@@ -22,6 +22,7 @@ from magnet.evaluate import read_results, results_path
 from magnet.explore.answers import data_name, read_kinds, read_objects
 from magnet.explore.notes import Notes
 from magnet.metrics import rle_decode
+from magnet.statistics import check_ids
 from magnet.workbench.errors import truths_of
 from magnet.workbench.plots import Example
 
@@ -92,12 +93,14 @@ def read_failures(
         split, protocol: of a run.
         folder: where notes and what is computed once are kept; None: explore/ in the run folder, results/explore/NAME
             for shipped weights, nowhere for a table.
-    Raises ValueError for a table without sent_id, image_id, iou or text, or with sent_ids that `expressions` lacks.
+    Raises ValueError for a table without sent_id, image_id, iou or text, with a sent_id twice, or with some that
+    `expressions` lacks.
     """
     table, data, own_folder, missing = _results(source, split, protocol)
     folder = Path(folder) if folder else own_folder
     if absent := [name for name in NEEDED if name not in table]:
         raise ValueError(f"the results table has no column {', '.join(absent)}; it has {', '.join(table.columns)}")
+    check_ids("the results table", table["sent_id"], table["sent_id"])
     if folder is None:
         missing.append("nothing is kept: notes are lost with the kernel; give folder=")
     notes = Notes(folder and folder / f"notes-{data_name(table.attrs)}.json")

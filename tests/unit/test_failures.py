@@ -142,6 +142,8 @@ def test_a_table_that_is_no_results_table_is_refused(shapes):
     results, expressions = shapes
     with pytest.raises(ValueError, match="no column iou, text"):
         read_failures(results.drop(columns=["iou", "text"]))
+    with pytest.raises(ValueError, match="holds 1 expressions twice"):
+        read_failures(results.iloc[[0, 1, 0]], expressions)
     with pytest.raises(ValueError, match=r"lack 1 sent_ids of the results, first \[-5\]"):
         read_failures(results.iloc[:1].assign(sent_id=-5), expressions)
 
