@@ -15,7 +15,7 @@ _LAZY = {  # public name -> module that defines it
 }  # fmt: skip
 _MODULES = (
     "config", "recipes", "data", "models", "losses", "train", "metrics", "statistics", "runs", "predictor", "refshapes",
-    "workbench",
+    "workbench", "explore",
 )  # fmt: skip
 __all__ = [*_LAZY, *_MODULES]
 

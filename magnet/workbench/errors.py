@@ -15,6 +15,7 @@ from pycocotools import mask as coco
 
 from magnet.data.instances import read_instances, read_targets
 from magnet.data.masks import object_rle
+from magnet.evaluate import progress_bar
 from magnet.metrics import find_protocol
 from magnet.workbench.intervals import with_intervals
 
@@ -40,7 +41,7 @@ class Overlaps(NamedTuple):
     on_objects: np.ndarray
 
 
-def error_kinds(results: pd.DataFrame, expressions: pd.DataFrame) -> pd.Series:
+def error_kinds(results: pd.DataFrame, expressions: pd.DataFrame, progress: bool = False) -> pd.Series:
     """One of KINDS for every row of `results`, with its index. The first that holds:
 
     empty           nothing is marked although something is meant
@@ -65,7 +66,8 @@ def error_kinds(results: pd.DataFrame, expressions: pd.DataFrame) -> pd.Series:
     is_right = protocol.hits(results["iou"], RIGHT)
     answers, truth = (_rles(rles, truths) for rles in (results["rle"], truths["rle"]))
     kinds = np.empty(len(results), object)
-    for image_id, rows in truths.groupby("image_id").indices.items():
+    pictures = truths.groupby("image_id").indices
+    for image_id, rows in progress_bar(progress, iterable=pictures.items(), unit="picture", desc="error kinds"):
         masks, meant = object_masks(instances[image_id], *truth[rows[0]]["size"]), [targets[row] for row in rows]
         found = _overlaps([answers[row] for row in rows], [truth[row] for row in rows], masks, meant)
         kinds[rows] = _decide(found, is_right[rows], _same_category(instances[image_id], masks, meant))

@@ -122,20 +122,50 @@ def _overlay(axis: Axes, example: Example) -> None:
 
 
 @styled
-def prediction_grid(examples: Sequence[Example], num_columns: int = 4, captions: bool = True) -> Figure:
-    """Truth (dashed outline) and prediction (filled) on each picture, its IoU above and its sentence below."""
+def prediction_grid(
+    examples: Sequence[Example], num_columns: int = 4, captions: bool = True, titles: Sequence[str] | None = None
+) -> Figure:
+    """Truth (dashed outline) and prediction (filled) on each picture, its IoU above and its sentence below.
+
+    titles: who answered, one a picture, beside the IoU.
+    """
     figure, axes = _grid(len(examples), num_columns, 2.5, 3.1 if captions else 2.5)
-    for axis, example in zip(axes, examples):
+    for axis, example, title in zip(axes, examples, titles or itertools.repeat("")):
         _overlay(axis, example)
         if captions:
-            axis.set_title("" if example.iou is None else f"IoU {example.iou:.2f}")
+            score = "" if example.iou is None else f"IoU {example.iou:.2f}"
+            _write(axis.set_title, ", ".join(filter(None, (title, score))))
             _write(axis.set_xlabel, _wrap(example.text))
     if captions:
-        truth = Line2D([], [], color=ORANGE, linestyle="--", path_effects=[withStroke(linewidth=3, foreground="black")])
-        figure.legend(
-            [truth, Patch(color=BLUE, alpha=0.6)], ["truth", "prediction"], loc="outside lower center", ncols=2
-        )
+        _legend(figure)
     return figure
+
+
+@styled
+def show_answer(example: Example, competitors: Sequence[np.ndarray] = ()) -> Figure:
+    """The picture alone, and with the truth (dashed), the prediction (filled) and the competitors (dotted) on it.
+
+    Args: competitors: masks (H,W) bool of the other objects of the kind meant.
+    """
+    figure, (left, right) = _grid(2, 2, 3.6, 4.0)
+    _picture(left, example.image, example.truth.shape)
+    for mask in competitors:
+        _contour(right, mask, "white", ":", "black")
+    _overlay(right, example)
+    left.set_title("no picture" if example.image is None else "picture")
+    right.set_title("" if example.iou is None else f"IoU {example.iou:.2f}")
+    figure.suptitle(_wrap(example.text, 90, 2)).set_parse_math(False)
+    _legend(figure, with_competitors=bool(len(competitors)))
+    return figure
+
+
+def _legend(figure: Figure, with_competitors: bool = False) -> None:
+    on_black = [withStroke(linewidth=3, foreground="black")]
+    names = {"truth": Line2D([], [], color=ORANGE, linestyle="--", path_effects=on_black)}
+    names["prediction"] = Patch(color=BLUE, alpha=0.6)
+    if with_competitors:
+        names["other objects of this kind"] = Line2D([], [], color="white", linestyle=":", path_effects=on_black)
+    figure.legend(list(names.values()), list(names), loc="outside lower center", ncols=len(names))
 
 
 def contours_on_grey(examples: Sequence[Example], num_columns: int = 4) -> Figure:
@@ -242,3 +272,26 @@ def _whiskers(axis: Axes, scores: pd.DataFrame, metric: str, offset: float, who:
         marker=MARKERS[index % len(MARKERS)], markersize=7 if index == 0 else 5,
         markerfacecolor=SERIES[0] if index == 0 else "white",
     )  # fmt: skip
+
+
+@styled
+def difference_bars(differences: pd.DataFrame, a: str, b: str) -> Figure:
+    """mIoU of a less that of b with its 95 % interval, a row of `differences` each; filled where it excludes 0.
+
+    Args: differences: index: what the rows are about; value, low, high (points) and n (expressions).
+    """
+    figure = Figure(figsize=(7.5, 1.2 + 0.26 * len(differences)), layout="constrained")
+    axis, place = figure.subplots(), np.arange(len(differences))
+    value, low, high = (differences[column].to_numpy(float) for column in ("value", "low", "high"))
+    axis.axvline(0, color="0.3", linewidth=1)
+    axis.errorbar(
+        value, place, xerr=np.maximum([value - low, high - value], 0), linestyle="none", capsize=2, color=BLUE,
+        marker="o", markerfacecolor="white",
+    )  # fmt: skip
+    clear = (low > 0) | (high < 0)
+    axis.plot(value[clear], place[clear], "o", color=BLUE)
+    axis.set_yticks(place, [f"{name} (n = {num:,})" for name, num in differences["n"].items()])
+    axis.set(ylim=(len(place) - 0.5, -0.5))
+    _write(axis.set_xlabel, f"mIoU, {a} − {b} (points), with 95 % intervals over images")
+    axis.grid(axis="y", visible=False)
+    return figure

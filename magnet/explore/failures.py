@@ -1,0 +1,169 @@
+"""A model's answers as one table to look through: scores, error kinds, tags, notes, masks. Needs no widget.
+
+    failures = read_failures("refshapes-tiny", split="testB")       # a run, a results file, or a results table
+    rows = select(failures.table, Filter(kinds=("merged",)))
+    failures.example(rows[0]), failures.competitors(rows[0])         # picture, truth and answer; the other candidates
+
+What is not there is left out and named in `failures.missing`: pictures, the data, the weights.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import magnet
+from magnet import runs
+from magnet.config import DataConfig
+from magnet.data import read_refer
+from magnet.data.dataset import read_image
+from magnet.evaluate import read_results, results_path
+from magnet.explore.answers import data_name, read_kinds, read_objects
+from magnet.explore.notes import Notes
+from magnet.metrics import rle_decode
+from magnet.statistics import check_ids
+from magnet.workbench.errors import truths_of
+from magnet.workbench.plots import Example
+
+ELSEWHERE = Path("results/explore")  # notes on weights that come with the package, whose folder is not the user's
+NEEDED = ("sent_id", "image_id", "iou", "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failures:
+    """N answers.
+
+    table: the results table, and error where the data is there. truths: the expressions in the same order, or None.
+    objects: every object of the pictures (`read_objects`), or None. targets: the annotations each sentence means.
+    missing: what is not there and what it costs, a sentence each. no_picture: files that are not there.
+    """
+
+    table: pd.DataFrame
+    notes: Notes
+    truths: pd.DataFrame | None = None
+    objects: pd.DataFrame | None = None
+    targets: pd.Series | None = None
+    missing: tuple[str, ...] = ()
+    no_picture: frozenset[str] = frozenset()
+
+    def size(self, row: int) -> tuple[int, int]:
+        """Height and width in pixels of a row's picture."""
+        height, width = self.table[["height", "width"]].iloc[row]
+        return int(height), int(width)
+
+    def example(self, row: int, answers: pd.DataFrame | None = None) -> Example:
+        """Picture (None where it is missing or damaged), truth, answer and sentence of a row; masks that are not there
+        are empty. answers: somebody else's to the same expressions, in the same order."""
+        size, answer = self.size(row), (self.table if answers is None else answers).iloc[row]
+        prediction = rle_decode(answer["rle"], *size) if "rle" in answer else np.zeros(size, bool)
+        truth = np.zeros(size, bool) if self.truths is None else rle_decode(self.truths["rle"].iloc[row], *size)
+        return Example(
+            image=self._picture(row), truth=truth, prediction=prediction, text=answer["text"], iou=answer["iou"]
+        )
+
+    def competitors(self, row: int) -> list[np.ndarray]:
+        """Masks (H,W) of the objects of the category meant that are not meant; none where the data is missing."""
+        if self.objects is None:
+            return []
+        truth, here = self.truths.iloc[row], self.objects
+        here = here[(here["image_id"] == truth["image_id"]) & (here["category_id"] == truth["category_id"])]
+        others = here[~here["ann_id"].isin(self.targets.iloc[row])]
+        return [rle_decode(rle, *self.size(row)) for rle in others["rle"]]
+
+    def _picture(self, row: int) -> np.ndarray | None:
+        if self.truths is None:
+            return None
+        file = Path(self.truths.attrs["images"]) / self.truths["file"].iloc[row]
+        try:
+            return np.asarray(read_image(file, *self.size(row)))
+        except (OSError, ValueError):
+            return None
+
+
+def read_failures(
+    source: "pd.DataFrame | runs.Run | str | Path", expressions: pd.DataFrame | None = None, *, split: str = "val",
+    protocol: str = "original", folder: Path | str | None = None, progress: bool = True,
+) -> Failures:  # fmt: skip
+    """The answers of a run, which is evaluated where it has not been, or those of a results table or file.
+
+    Args:
+        source: a run, its folder, name or recipe; a .parquet file that `evaluate` wrote; or a results table.
+        expressions: of `read_refer`; None: the data the table names, in the run's root or the default one.
+        split, protocol: of a run.
+        folder: where notes and what is computed once are kept; None: explore/ in the run folder, results/explore/NAME
+            for shipped weights, nowhere for a table.
+    Raises ValueError for a table without sent_id, image_id, iou or text, with a sent_id twice, or with some that
+    `expressions` lacks.
+    """
+    table, data, own_folder, missing = _results(source, split, protocol)
+    folder = Path(folder) if folder else own_folder
+    if absent := [name for name in NEEDED if name not in table]:
+        raise ValueError(f"the results table has no column {', '.join(absent)}; it has {', '.join(table.columns)}")
+    check_ids("the results table", table["sent_id"], table["sent_id"])
+    if folder is None:
+        missing.append("nothing is kept: notes are lost with the kernel; give folder=")
+    notes = Notes(folder and folder / f"notes-{data_name(table.attrs)}.json")
+    failures = Failures(table=table.reset_index(drop=True), notes=notes, missing=tuple(missing))
+    try:
+        found = _read_data(table, data) if expressions is None else expressions
+    except (FileNotFoundError, ValueError) as error:
+        return _lacking(failures, f"no truth, competitors, error kinds or pictures, as the data is not there: {error}")
+    return _with_data(failures, found, folder, progress)
+
+
+def _results(source, split: str, protocol: str) -> tuple[pd.DataFrame, DataConfig | None, Path | None, list[str]]:
+    """The results table, the data it is on, the folder beside it, and what is missing."""
+    if isinstance(source, pd.DataFrame):
+        return source, None, None, []
+    if str(source).endswith(".parquet"):
+        path = Path(source)
+        return read_results(path), None, path.parent / "explore", []
+    run = runs.find(source)
+    folder = (ELSEWHERE / run.name) if run.folder.parent == runs.SHIPPED else run.folder / "explore"
+    path = results_path(run, run.config.data, split, protocol)
+    if path and path.exists() and not run.weights.exists():
+        lacks = f"no weights in {run.folder}: the answers are those of {path.name}"
+        return read_results(path), run.config.data, folder, [lacks]
+    return magnet.evaluate(run, split=split, protocol=protocol, cached=True), run.config.data, folder, []
+
+
+def _read_data(table: pd.DataFrame, data: DataConfig | None) -> pd.DataFrame:
+    facts = {key: table.attrs[key] for key in ("name", "split_by", "polygon_overlap") if key in table.attrs}
+    if len(facts) < 3:
+        raise ValueError("the table does not say what it is about; give expressions=")
+    return read_refer(None if data is None else data.root, **facts)
+
+
+def _with_data(failures: Failures, expressions: pd.DataFrame, folder: Path | None, progress: bool) -> Failures:
+    table = failures.table
+    truths = truths_of(table, expressions).reset_index(drop=True)
+    columns = [name for name in ("height", "width", "category") if name not in table]
+    failures = replace(failures, table=table.assign(**truths[columns]), truths=truths)
+    return _with_kinds(_with_pictures(failures), folder, progress)
+
+
+def _with_pictures(failures: Failures) -> Failures:
+    images, files = Path(failures.truths.attrs["images"]), failures.truths["file"].unique()
+    absent = frozenset(file for file in files if not (images / file).is_file())
+    if not absent:
+        return failures
+    count = f"{len(absent):,} of {len(files):,} pictures are missing in {images}"
+    return replace(_lacking(failures, f"{count}: grey stands in for them"), no_picture=absent)
+
+
+def _with_kinds(failures: Failures, folder: Path | None, progress: bool) -> Failures:
+    if "rle" not in failures.table:
+        return _lacking(failures, "no error kinds and no answers to draw: the table has no predicted masks (rle)")
+    try:
+        kinds = read_kinds(failures.table, failures.truths, folder, progress)
+        objects = read_objects(failures.truths, folder)
+    except FileNotFoundError as error:
+        return _lacking(failures, f"no error kinds and no competitors: {error}")
+    table = failures.table.assign(error=kinds["error"].to_numpy())
+    table.attrs = failures.table.attrs
+    return replace(failures, table=table, objects=objects, targets=kinds["targets"])
+
+
+def _lacking(failures: Failures, what: str) -> Failures:
+    return replace(failures, missing=(*failures.missing, what))
