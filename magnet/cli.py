@@ -353,6 +353,7 @@ def ablate(
 
     part, found, failed = _shard(shard), studies.find(study), {}
     with smoke_place(found, root) if smoke else nullcontext((found, root)) as (found, root):
+        found.chosen(variants, seeds)  # names the variants there are
         if not table:
             failed = run(found, seeds, variants, part, root)
         for file in report_study(read_finished(found, root), shlex.join(["magnet", *sys.argv[1:]])):

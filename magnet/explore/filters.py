@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 MOST_VALUES = 100  # a column of words with more is no tag
-NOT_TAGS = ("text", "rle", "error", "file", "other_reading", "program", "split")
+NOT_TAGS = ("text", "rle", "error", "file", "other_reading", "program", "split", "picked_right")
 
 
 @dataclass(frozen=True, kw_only=True)

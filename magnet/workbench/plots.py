@@ -289,7 +289,7 @@ def difference_bars(differences: pd.DataFrame, a: str, b: str) -> Figure:
         marker="o", markerfacecolor="white",
     )  # fmt: skip
     clear = (low > 0) | (high < 0)
-    axis.plot(value[clear], place[clear], "o", color=BLUE)
+    axis.plot(value[clear], place[clear], "o", color=BLUE, zorder=3)
     axis.set_yticks(place, [f"{name} (n = {num:,})" for name, num in differences["n"].items()])
     axis.set(ylim=(len(place) - 0.5, -0.5))
     _write(axis.set_xlabel, f"mIoU, {a} − {b} (points), with 95 % intervals over images")

@@ -23,6 +23,7 @@ import magnet
 from magnet import runs
 from magnet.config import Config
 from magnet.workbench.demo import shortened
+from magnet.workbench.errors import KINDS
 
 SHARED = ("batch_size", "num_epochs", "num_steps", "warmup_steps", "val_every", "val_expressions")  # of optim
 LATER = 1000  # added to the seed of a variant that starts from another: its scenes are new ones
@@ -57,6 +58,10 @@ class Study:
         for name in self.variants:
             if (init := self.start(name)) and self.start(self._known(f"init of {name!r}", init)[0]):
                 raise ValueError(f"variant {name!r} starts from {init!r}, which starts from another: one step at most")
+        if len(self.contrasts()) != 2 ** len(self.factors) - 1 + len(self.comparisons):
+            raise ValueError(f"comparisons of {self.name}: each needs a name that no other and no effect has")
+        if unknown := [kind for kind in self.errors if kind not in KINDS]:
+            raise ValueError(f"errors of {self.name}: no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
         parts = {frozenset(on) for on in self.factorial.values()}
         if self.factorial and not len(parts) == len(self.factorial) == 2 ** len(self.factors):
             raise ValueError(f"factorial: each set of {', '.join(self.factors)} must be on in exactly one variant")

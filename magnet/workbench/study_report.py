@@ -115,7 +115,8 @@ def _said(results: Results) -> list[str]:
         f"{study.name}: {study.claim}.",
         f"Refuted by: {study.refuted_by}.",
         f"Percent and points on {sizes}; mean ± standard deviation over seeds. Seed intervals: Student's t, 95 % over "
-        f"the study by Holm's method; image intervals: 95 %, bootstrap. The claim is decided by oIoU on "
+        f"the contrasts of a score on a split by Holm's method; image intervals: 95 %, bootstrap. Detectable alone: by "
+        f"one question without the others. The claim is decided by oIoU on "
         f"{study.splits[0]}.",
         *(f"Note: {note}." for note in notes(results)),
     ]

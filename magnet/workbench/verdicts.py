@@ -89,7 +89,7 @@ def error_table(results: Results) -> pd.DataFrame:
     table = []
     for variant in results.study.variants if count and results.study.errors else ():
         mine = [i for i, (name, _) in enumerate(results.pairs) if name == variant]
-        for value, part in rows.groupby(count):
+        for value, part in rows.groupby(count) if mine else ():
             row = {"variant": variant, count: value, "expressions": len(part)}
             for name, share in _values(results, part.index.to_numpy()).items():
                 if name.endswith(" errors"):
@@ -229,4 +229,4 @@ def verdict(effect: dict) -> str:
         return "hurts" if fewer_is_better else "helps"
     if (highs < 0).all():
         return "helps" if fewer_is_better else "hurts"
-    return f"no difference shown (detectable: {effect['detectable']:.1f})"
+    return f"no difference shown (detectable alone: {effect['detectable']:.1f})"

@@ -170,6 +170,8 @@ def test_a_study_of_ones_own_from_a_file(tmp_path):
         ({"factorial": {"plain": [], "with": ["A", "B"]}}, "each set of A, B must be on in exactly one variant"),
         ({"variants": {"plain": {}, "with": {"init": "plain"}, "x": {"init": "with"}}}, "starts from another"),
         ({"seeds": ["zero"]}, "seeds"),
+        ({"errors": ["nonsense"]}, "no kind 'nonsense'; there are right, wrong_instance"),
+        ({"comparisons": [["x", "with", "plain"], ["x", "plain", "with"]]}, "each needs a name that no other"),
     ],
 )
 def test_files_that_are_no_study_are_refused(tmp_path, changes, message):

@@ -108,7 +108,7 @@ def effect(**fields) -> dict:
 
 def test_both_intervals_must_agree():
     assert verdicts.verdict(effect()) == "helps"
-    assert verdicts.verdict(effect(seed_low=-0.1)) == "no difference shown (detectable: 0.8)"
+    assert verdicts.verdict(effect(seed_low=-0.1)) == "no difference shown (detectable alone: 0.8)"
     assert verdicts.verdict(effect(image_low=-0.1)).startswith("no difference shown")
     below = {"seed_low": -2.0, "seed_high": -0.5, "image_low": -1.0, "image_high": -0.1}
     assert verdicts.verdict(effect(**below)) == "hurts"
@@ -174,7 +174,7 @@ def test_a_factorials_effects_are_found_and_a_missing_one_is_not_made_up():
     assert (found["verdict"] == "helps").all()
     none = verdicts.effect_table(made_up(made, {"a": 0.08, "ab": 0.08}, spread=0.01), num_draws=500)
     none = none.set_index(["score", "contrast"])["verdict"].loc["mIoU"]
-    assert none["A"] == "helps" and none["A × B"].startswith("no difference shown (detectable: ")
+    assert none["A"] == "helps" and none["A × B"].startswith("no difference shown (detectable alone: ")
 
 
 def test_a_seed_counts_only_where_all_of_a_contrasts_runs_are_there():
