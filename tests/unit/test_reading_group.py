@@ -64,3 +64,14 @@ def test_notebooks_become_slides(name):
     num_code = sum(cell.cell_type == "code" for cell in notebook.cells)
     html, _ = SlidesExporter(preprocessors=[preprocessor]).from_notebook_node(notebook)
     assert html.count("<section") == 2 * num_headings + num_code  # each column of slides is a section, too
+
+
+def test_every_answer_names_a_heading_of_its_notebook():
+    text = (ROOT / "docs/questions.md").read_text(encoding="utf-8")
+    questions, answers = text.split("## Answers")
+    rows = [line.strip("| ").split(" | ") for line in answers.splitlines() if re.match(r"\| \d", line)]
+    assert len(rows) == len(re.findall(r"^\d+\. .*\?$", questions, flags=re.M)) == 20
+    for number, _, notebook, heading in rows:
+        (path,) = (ROOT / "notebooks").glob(f"{notebook}_*.ipynb")
+        cells = nbformat.read(path, as_version=4).cells
+        assert any(f"## {heading}" in cell.source.splitlines() for cell in cells), (number, heading)
