@@ -11,7 +11,7 @@ from magnet.config import GroundingConfig
 from magnet.workbench.study import Study, read_study
 
 GROUNDING = {"grounding": {}}
-BOTH_SIDES = "a contrast counts where both intervals exclude 0, over seeds (Holm) and over images"
+BOTH_SIDES = "both intervals exclude 0, over seeds (Holm) and over images"
 
 
 def find(name: str) -> Study:
@@ -126,6 +126,27 @@ def prior_methods() -> Study:
     )
 
 
+def grounding_weight() -> Study:
+    """How much Mask Grounding may weigh beside LAVT's own losses, whose sum ends at about 0.5 where MagNet's is 9.
+
+    `none` and `weight_100` are trained as `lavt` and `lavt_grounding` of prior_methods are.
+    """
+    lavt, weights = {"recipe": "refshapes_tiny_lavt"}, (0.03, 0.1, 0.3, 1.0)
+    names = {weight: f"weight_{100 * weight:.0f}" for weight in weights}
+    return Study(
+        name="grounding_weight",
+        claim="At weight 1 Mask Grounding costs LAVT oIoU because the loss of the hidden words outweighs LAVT's own; "
+        "at a smaller weight it does not, and raises it",
+        refuted_by="no smaller weight above weight 1 where " + BOTH_SIDES + "; weight 0.1 not above none means that "
+        "the balance may explain the cost, but Mask Grounding is not shown to help LAVT",
+        variants={"none": lavt} | {name: lavt | {"grounding": {"weight": weight}} for weight, name in names.items()},
+        comparisons=(
+            *((f"weight {weight} − 1", names[weight], "weight_100") for weight in weights[:-1]),
+            ("weight 0.1 − none", "weight_10", "none"),
+        ),
+    )
+
+
 def coupalign() -> Study:
     """CoupAlign's parts, switched off or exchanged one at a time."""
     words = {"pixels": "words read no pixels", "last": "exchange at the last stage alone", "none": "no exchange"}
@@ -190,4 +211,6 @@ def _subsets(parts: tuple[str, ...]) -> list[tuple[str, ...]]:
     return found
 
 
-STUDIES = {make.__name__: make for make in (components, grounding, alignment, prior_methods, coupalign, backbones)}
+STUDIES = {make.__name__: make for make in (
+    components, grounding, alignment, prior_methods, grounding_weight, coupalign, backbones,
+)}  # fmt: skip

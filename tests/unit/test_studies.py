@@ -79,6 +79,16 @@ def test_other_recipes_get_the_same_data_and_length():
     assert lavt.data == base.data and lavt.optim == base.optim
 
 
+def test_only_the_weight_differs_and_its_ends_are_runs_of_prior_methods():
+    found, prior = studies.find("grounding_weight"), studies.find("prior_methods")
+    assert found.digest("none", 0) == prior.digest("lavt", 0)
+    assert found.digest("weight_100", 0) == prior.digest("lavt_grounding", 0)
+    for variant, weight in (("weight_3", 0.03), ("weight_10", 0.1), ("weight_30", 0.3), ("weight_100", 1.0)):
+        config = found.config(variant, 2)
+        assert config.grounding == GroundingConfig(weight=weight)
+        assert replace(config, grounding=None) == found.config("none", 2)
+
+
 def test_what_starts_from_another_goes_on_with_new_scenes_and_depends_on_it():
     found = studies.find("prior_methods")
     first, later = found.config("lavt", 1), found.config("lavt_longer_grounding", 1)
