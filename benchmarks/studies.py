@@ -15,6 +15,7 @@ import pandas as pd
 from measured import parser, report
 
 from magnet.data import read_refer
+from magnet.workbench.pretend import FACTS
 from magnet.workbench.studies import components
 from magnet.workbench.study_report import report_study
 from magnet.workbench.study_results import Results
@@ -38,8 +39,7 @@ def made_up_results() -> Results:
     iou, one = generator.beta(2, 1, union.shape), np.ones_like(union)
     scores = {"oIoU": (union * iou, union), "mIoU": (iou, one)}
     scores |= {f"{kind} errors": ((generator.random(union.shape) < 0.1).astype(float), one) for kind in study.errors}
-    facts = {"parameters": 1e6, "forward_gflop": 0.1, "hours": 0.1, "version": "made up", "hardware": "made up"}
-    return Results(study, expressions, pairs, scores, [facts] * len(pairs))
+    return Results(study, expressions, pairs, scores, [FACTS] * len(pairs))
 
 
 def main() -> None:

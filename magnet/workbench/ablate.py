@@ -1,10 +1,6 @@
 """`magnet ablate STUDY`: trains and scores every variant with every seed, and keeps what an analysis needs, small.
 
-results/studies/<study>/<variant>-<seed>.parquet   # a row an expression: split, sent_id, I, U, error
-results/studies/<study>/<variant>-<seed>.json      # configuration, cost, and from what it was made
-
-I and U are pixels, error is a kind of errors.py. A run whose two files are there is done, wherever it was made.
-Trained weights stay in results/runs.
+What is kept lies in results/studies (study_files.py); trained weights stay in results/runs.
 """
 
 import logging
@@ -23,12 +19,11 @@ import magnet
 from magnet import runs
 from magnet.data import read_refer, select_split
 from magnet.workbench.benchmark import Stepper
+from magnet.workbench.errors import error_kinds
 from magnet.workbench.study import Study
+from magnet.workbench.study_files import COLUMNS, FOLDER, Pair, is_done, name_of, write_run
 from magnet.workbench.weights import digest
 
-FOLDER = Path("results/studies")
-COLUMNS = ["split", "sent_id", "I", "U", "error"]
-Pair = tuple[str, int]  # variant, seed
 _logger = logging.getLogger(__name__)
 
 
@@ -70,10 +65,13 @@ def ablate(
 @contextmanager
 def smoke_place(study: Study, root: str | Path | None = None) -> Iterator[tuple[Study, Path]]:
     """The study at no useful size and a data folder, by default the shipped one, while the working folder is a
-    temporary one: nothing is kept."""
+    temporary one: nothing is kept, also where it is stopped, which KeyboardInterrupt says."""
     root = Path(root).resolve() if root else Path(magnet.__file__).parent / "assets"
     with TemporaryDirectory() as folder, chdir(folder):
-        yield study.smoke(), root
+        try:
+            yield study.smoke(), root
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; a smoke test keeps nothing, the same command starts it anew") from None
 
 
 def share(study: Study, pairs: list[Pair], shard: tuple[int, int]) -> list[Pair]:
@@ -84,42 +82,6 @@ def share(study: Study, pairs: list[Pair], shard: tuple[int, int]) -> list[Pair]
     first = {pair: (study.start(pair[0]) or pair[0], pair[1]) for pair in pairs}
     mine = set(list(dict.fromkeys(first.values()))[index::num])
     return [pair for pair in pairs if first[pair] in mine]
-
-
-def name_of(pair: Pair) -> str:
-    return f"{pair[0]}-{pair[1]}"
-
-
-def paths(study: Study, pair: Pair, folder: Path = FOLDER) -> tuple[Path, Path]:
-    """The table and the facts of a run."""
-    place = folder / study.name
-    return place / f"{name_of(pair)}.parquet", place / f"{name_of(pair)}.json"
-
-
-def is_done(study: Study, pair: Pair, folder: Path = FOLDER) -> bool:
-    """Whether its results are there; ValueError where they are those of another configuration."""
-    table, facts = paths(study, pair, folder)
-    if not (table.exists() and facts.exists()):
-        return False
-    found, wanted = runs.read_json(facts), study.digest(*pair)
-    if found.get("digest") != wanted:
-        now = runs.config_to_dict(study.config(*pair))
-        raise ValueError(
-            f"{table} was made with configuration {found.get('digest')}, the study {study.name} now has {wanted} "
-            f"({_difference(found.get('config', {}), now)}); move {table.parent} away, or give the study another name"
-        )
-    return True
-
-
-def _difference(there: dict, now: dict, where: str = "") -> str:
-    """The first setting that differs."""
-    for key in now.keys() | there.keys():
-        own, other = there.get(key), now.get(key)
-        if isinstance(own, dict) and isinstance(other, dict) and own != other:
-            return _difference(own, other, f"{where}{key}.")
-        if own != other:
-            return f"{where}{key} = {own!r} there, {other!r} now"
-    return "the run that it starts from is another"
 
 
 # One run --------------------------------------------------------------------------------------------------------------
@@ -141,11 +103,9 @@ def _make(study: Study, pair: Pair, failed: dict, root: str | Path | None, folde
         raise RuntimeError(f"{name_of((start, pair[1]))}, which it starts from, failed")
     run = _train(study, pair, root, progress)
     scored = {split: _score(study, run, split) for split in study.splits}
-    table, facts = paths(study, pair, folder)
     whole = pd.concat([rows for rows, _ in scored.values()], ignore_index=True)
-    runs.atomic_write(table, lambda file: whole.to_parquet(file, index=False, compression="zstd"))
-    about = _facts(study, pair, run) | {"expressions": {split: made for split, (_, made) in scored.items()}}
-    runs.write_json(facts, about)  # last: with it the run is done
+    facts = _facts(study, pair, run) | {"expressions": {split: made for split, (_, made) in scored.items()}}
+    write_run(study, pair, whole, facts, folder)
     first = whole[whole["split"] == study.splits[0]]
     return f"{study.splits[0]} oIoU {100 * first['I'].sum() / first['U'].sum():.1f}, {_minutes(began)}"
 
@@ -163,8 +123,6 @@ def _train(study: Study, pair: Pair, root: str | Path | None, progress: bool) ->
 
 def _score(study: Study, run: runs.Run, split: str) -> tuple[pd.DataFrame, str]:
     """Rows of `COLUMNS`, and a digest of sentences and true masks: what else was scored cannot be compared."""
-    from magnet.workbench.errors import error_kinds
-
     data = run.config.data
     results = magnet.evaluate(run, split=split, cached=True, num_expressions=study.num_expressions, progress=False)
     expressions = read_refer(data.root, data.name, data.split_by, data.polygon_overlap)

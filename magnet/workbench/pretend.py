@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from magnet.data import read_refer
-from magnet.workbench.ablate import FOLDER
 from magnet.workbench.study import Study
+from magnet.workbench.study_files import FOLDER, NUMBERS
 from magnet.workbench.study_results import Results, read_finished
 
-FACTS = {"parameters": np.nan, "forward_gflop": np.nan, "hours": np.nan, "version": "made up", "hardware": "none"}
+FACTS = dict.fromkeys(NUMBERS, np.nan) | dict.fromkeys(("version", "hardware", "torch"), "made up")
 
 
 def pretend(

@@ -19,7 +19,10 @@ def find(name: str) -> Study:
     if name in STUDIES:
         return STUDIES[name]()
     if name.endswith(".json"):
-        return read_study(Path(name))
+        study = read_study(Path(name))
+        if study.name in STUDIES:  # their results would lie in one folder
+            raise ValueError(f"{name}: name = {study.name!r} is a study that comes with the package; take another name")
+        return study
     raise ValueError(f"no study {name!r}; there are {', '.join(STUDIES)}, and your own in a .json file")
 
 

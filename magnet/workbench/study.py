@@ -11,13 +11,12 @@ changes, field by field as in config.py; besides it may name another `recipe`, o
 same seed it starts from, `init`.
 """
 
-import dataclasses
 import re
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import combinations
 from math import prod
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import magnet
 from magnet import runs
@@ -49,6 +48,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     def __post_init__(self):
+        self._check_values()
         for name in (self.name, *self.variants):
             if not re.fullmatch(NAME, name):
                 raise ValueError(f"{name!r} names a study or variant: letters, digits and _ are needed, for files")
@@ -58,13 +58,28 @@ class Study:
         for name in self.variants:
             if (init := self.start(name)) and self.start(self._known(f"init of {name!r}", init)[0]):
                 raise ValueError(f"variant {name!r} starts from {init!r}, which starts from another: one step at most")
+        parts = {frozenset(on) for on in self.factorial.values()}
+        if self.factorial and not len(parts) == len(self.factorial) == 2 ** len(self.factors):
+            raise ValueError(f"factorial: each set of {', '.join(self.factors)} must be on in exactly one variant")
         if len(self.contrasts()) != 2 ** len(self.factors) - 1 + len(self.comparisons):
             raise ValueError(f"comparisons of {self.name}: each needs a name that no other and no effect has")
         if unknown := [kind for kind in self.errors if kind not in KINDS]:
             raise ValueError(f"errors of {self.name}: no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
-        parts = {frozenset(on) for on in self.factorial.values()}
-        if self.factorial and not len(parts) == len(self.factorial) == 2 ** len(self.factors):
-            raise ValueError(f"factorial: each set of {', '.join(self.factors)} must be on in exactly one variant")
+
+    def _check_values(self) -> None:
+        for name in ("claim", "refuted_by", "variants", "seeds", "splits"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} of {self.name} is empty")
+        for name in ("seeds", "splits"):
+            if len(set(values := getattr(self, name))) < len(values):
+                raise ValueError(f"{name} = {list(values)} of {self.name}: one comes twice")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds = {list(self.seeds)} of {self.name}: they start at 0")
+        for name in ("num_steps", "num_expressions"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(
+                    f"{name} = {value} of {self.name}: 1 or more, or null for the recipe's steps or all expressions"
+                )
 
     def _known(self, where: str, *variants: str) -> tuple[str, ...]:
         if unknown := [name for name in variants if name not in self.variants]:
@@ -82,6 +97,9 @@ class Study:
     def chosen(self, variants: tuple[str, ...] = (), seeds: tuple[int, ...] = ()) -> list[tuple[str, int]]:
         """(variant, seed), all variants of a seed before the next; () is all. ValueError lists what exists."""
         variants = self._known("--variants", *variants) or tuple(self.variants)
+        if unknown := [seed for seed in seeds if seed not in self.seeds]:
+            there = ", ".join(map(str, self.seeds))
+            raise ValueError(f"--seeds: no seed {unknown[0]} in {self.name}; there are {there}")
         return [(variant, seed) for seed in seeds or self.seeds for variant in variants]
 
     def config(self, variant: str, seed: int, root: str | Path | None = None) -> Config:
@@ -172,13 +190,30 @@ def read_study(path: str | Path) -> Study:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a study's file is JSON, see magnet/workbench/study.py")
     values = runs.read_json(path)
-    names = [f.name for f in dataclasses.fields(Study)]
-    if not isinstance(values, dict) or (unknown := sorted(values.keys() - set(names))):
+    names = [f.name for f in fields(Study)]
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no object {{...}} with the fields {', '.join(names)}")
+    if unknown := sorted(values.keys() - set(names)):
         raise ValueError(f"{path}: no field {unknown[0]!r} in a study; there are {', '.join(names)}")
     try:
+        for name, value in values.items():
+            _check_lists(value, get_type_hints(Study)[name], name)
         study = runs.config_from_dict(values, Study)
         for variant in study.variants:
             study.config(variant, seed=0)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return study
+
+
+def _check_lists(value: Any, hint: Any, where: str) -> None:
+    """Where a tuple is wanted, JSON has a list; a string would be taken for its letters."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where} = {value!r}: a list is needed")
+        for each in value:
+            _check_lists(each, inner[0], where)
+    if origin is dict and isinstance(value, dict):
+        for name, each in value.items():
+            _check_lists(each, inner[1], f"{where}.{name}")

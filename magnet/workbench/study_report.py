@@ -16,7 +16,7 @@ from magnet import runs
 from magnet.workbench.benchmark import write_table
 from magnet.workbench.study import Study
 from magnet.workbench.study_plots import effect_forest
-from magnet.workbench.study_results import Results, notes
+from magnet.workbench.study_results import Results, machines, notes
 from magnet.workbench.verdicts import effect_table, error_table, group_table, variant_table
 
 TABLES, FIGURES = Path("results/tables"), Path("results/figures")
@@ -42,20 +42,22 @@ def report_study(results: Results, command: str, tables: Path = TABLES, figures:
     for end, text in texts.items():
         files.append(runs.atomic_write(Path(f"{place}{end}"), lambda file, text=text: file.write_text(text)))
     if len(effects):
-        figure = effect_forest(effects[effects["score"] == "oIoU"], _title(study))
+        figure = effect_forest(effects[effects["score"] == "oIoU"], f"{study.name}: what each part adds to oIoU")
         picture = figures / f"study_{study.name}.png"
         files.append(runs.atomic_write(picture, lambda file: figure.savefig(file, format="png", bbox_inches="tight")))
     return files
 
 
 def short_variants(table: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """As printed: mean ± standard deviation over seeds, percent; millions of parameters; GFLOP; hours a run."""
+    """As printed: mean ± standard deviation over seeds, percent; millions of parameters; GFLOP; hours a run, of each
+    hardware for itself."""
     short = table[["variant"]].assign(seeds=[f"{n} of {of}" for n, of in table[["n", "of"]].values])
     for split in study.splits:
         for name in (f"{split} oIoU", f"{split} mIoU"):
             short[name] = _spreads(table, name)
     short["M parameters"] = (table["parameters"] / 1e6).map(_number)
-    return short.assign(**{name: table[name].map(_number) for name in ("GFLOP", "hours")}, code=table["code"])
+    costs = {name: table[name].map(_number) for name in ("GFLOP inference", "GFLOP training")}
+    return short.assign(**costs, hours=_hours(table), code=table["code"])
 
 
 def short_effects(table: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -110,20 +112,27 @@ def _tabular(table: pd.DataFrame) -> str:
 
 def _said(results: Results) -> list[str]:
     study, rows = results.study, results.expressions
+    hardware = "; ".join(f"#{i} {one}" for i, one in enumerate(machines(results), 1))
     sizes = ", ".join(f"{split} {len(part):,} expressions" for split, part in rows.groupby("split", sort=False))
     return [
         f"{study.name}: {study.claim}.",
         f"Refuted by: {study.refuted_by}.",
         f"Percent and points on {sizes}; mean ± standard deviation over seeds. Seed intervals: Student's t, 95 % over "
         f"the contrasts of a score on a split by Holm's method; image intervals: 95 %, bootstrap. Detectable alone: by "
-        f"one question without the others. The claim is decided by oIoU on "
-        f"{study.splits[0]}.",
+        f"one question without the others. The claim is decided by oIoU on {study.splits[0]}.",
+        f"GFLOP of a picture with one sentence, forward; training: with all that the variant's losses compute, before "
+        f"the backward pass. Hours of a run's training steps on {hardware}.",
         *(f"Note: {note}." for note in notes(results)),
     ]
 
 
-def _title(study: Study) -> str:
-    return f"{study.name}: what each part adds to oIoU"
+def _hours(table: pd.DataFrame) -> list[str]:
+    """A number, or "0.038 on #1, 0.15 on #2", as `_said` counts hardware."""
+    columns = [table[name].map(_number) for name in table if name.startswith("hours on ")]
+    if len(columns) == 1:
+        return list(columns[0])
+    rows = [[f"{hours} on #{i}" for i, hours in enumerate(row, 1) if hours != "–"] for row in zip(*columns)]
+    return [", ".join(row) or "–" for row in rows]
 
 
 def _spreads(table: pd.DataFrame, name: str) -> list[str]:

@@ -2,7 +2,6 @@
 expressions is compared.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import pandas as pd
 
 from magnet import runs
 from magnet.data import read_refer
-from magnet.evaluate import read_results
 from magnet.metrics import PROTOCOLS
 from magnet.statistics import check_ids
-from magnet.workbench.ablate import FOLDER, Pair, code_version, is_done, name_of, paths
+from magnet.workbench.ablate import code_version
 from magnet.workbench.study import Study
+from magnet.workbench.study_files import FOLDER, Pair, is_done, name_of, read_run
 from magnet.workbench.weights import digest
 
 
@@ -42,22 +41,22 @@ class Results:
 
 
 def read_finished(study: Study, root: str | Path | None = None, folder: Path = FOLDER) -> Results:
-    """All runs of the study that are there, seeds beyond its own included.
+    """All runs of the study that are there, variant by variant.
 
-    Raises FileNotFoundError where there is none, ValueError where one has another configuration, or was scored on other
-    expressions than the first or than those of the data set under `root`.
+    Raises FileNotFoundError where there is none, ValueError where one is damaged, has another configuration, or was
+    scored on other expressions than the first or than those of the data set under `root`.
     """
-    pairs = [pair for pair in _there(study, folder) if is_done(study, pair, folder)]
+    pairs = [(variant, seed) for variant in study.variants for seed in study.seeds]
+    pairs = [pair for pair in pairs if is_done(study, pair, folder)]
     if not pairs:
         raise FileNotFoundError(f"no finished run in {folder / study.name}; make them with: magnet ablate {study.name}")
-    files = [paths(study, pair, folder) for pair in pairs]
-    tables, facts = [read_results(table) for table, _ in files], [runs.read_json(about) for _, about in files]
+    tables, facts = zip(*(read_run(study, pair, folder) for pair in pairs))
     for pair, table, about in zip(pairs, tables, facts):
         _check_same(study, (pairs[0], tables[0], facts[0]), (pair, table, about))
     ids = tables[0]["sent_id"]
     columns = [table.set_index("sent_id").loc[ids] for table in tables]
     expressions = _expressions(study, ids, facts[0]["expressions"], root)
-    return Results(study, expressions, pairs, _scores(study, columns), facts)
+    return Results(study, expressions, pairs, _scores(study, columns), list(facts))
 
 
 def side_by_side(study: Study, tables: dict[Pair, pd.DataFrame]) -> Results:
@@ -81,13 +80,6 @@ def score_table(results: Results, score: str = "oIoU") -> pd.DataFrame:
         100 * top.sum(0) / low.sum(0), pd.MultiIndex.from_tuples(results.pairs, names=["variant", "seed"])
     )
     return values.unstack("variant").reindex(columns=list(results.study.variants))
-
-
-def _there(study: Study, folder: Path) -> list[Pair]:
-    files = [re.fullmatch(r"(\w+)-(\d+)\.json", path.name) for path in (folder / study.name).glob("*.json")]
-    order = {variant: place for place, variant in enumerate(study.variants)}
-    pairs = [(file[1], int(file[2])) for file in files if file and file[1] in order]
-    return sorted(pairs, key=lambda pair: (order[pair[0]], pair[1]))
 
 
 def _check_same(study: Study, first: tuple, other: tuple) -> None:
@@ -120,17 +112,40 @@ def _scores(study: Study, tables: list[pd.DataFrame]) -> dict[str, tuple[np.ndar
     return scores | {f"{kind} errors": (rows.astype(float), one) for kind, rows in kinds.items()}
 
 
+def machines(results: Results) -> list[str]:
+    """What the runs were made on; a table calls them #1, #2 and so on."""
+    return sorted({one["hardware"] for one in results.facts})
+
+
 def notes(results: Results) -> list[str]:
     """What a reader of the tables must know: missing runs, code other than the present one's, several machines."""
-    study, said = results.study, []
-    missing = [name_of(pair) for pair in study.chosen() if pair not in results.pairs]
-    if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        said.append(f"{len(missing)} of {len(study.chosen())} runs are missing: {shown}")
+    return [*_missing(results), *_other_code(results), *_several_machines(results)]
+
+
+def _missing(results: Results) -> list[str]:
+    wanted = results.study.chosen()
+    missing = [name_of(pair) for pair in wanted if pair not in results.pairs]
+    shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return [f"{len(missing)} of {len(wanted)} runs are missing: {shown}"] if missing else []
+
+
+def _other_code(results: Results) -> list[str]:
     versions, now = {one["version"] for one in results.facts}, code_version(runs.environment())
-    if others := sorted(versions - {now}):
-        mixed = "; runs of several versions are compared, see column code" if len(versions) > 1 else ""
-        said.append(f"made with another version of the code, {', '.join(others)}, than this one, {now}{mixed}")
-    if len(machines := sorted({one["hardware"] for one in results.facts})) > 1:
-        said.append(f"made on several machines, whose arithmetic may differ: {'; '.join(machines)}")
-    return said
+    mixed = "; runs of several versions are compared, see column code" if len(versions) > 1 else ""
+    others = ", ".join(sorted(versions - {now}))
+    return [f"made with another version of the code, {others}, than this one, {now}{mixed}"] if others else []
+
+
+def _several_machines(results: Results) -> list[str]:
+    """A difference of runs from two machines holds what their arithmetic differs by, too."""
+    made_on = [f"{one['hardware']}, torch {one['torch']}" for one in results.facts]
+    if len(set(made_on)) < 2:
+        return []
+    mixed = set()
+    for contrast in results.study.contrasts().values():
+        for weights, seed in zip(*results.weights(contrast)):
+            if len({made_on[i] for i in np.flatnonzero(weights)}) > 1:
+                mixed.add(seed)
+    seeds = f"of seed{'s' * (len(mixed) > 1)} {', '.join(map(str, sorted(mixed)))} mix" if mixed else "of no seed mix"
+    several = "; ".join(sorted(set(made_on)))
+    return [f"made on several machines, whose arithmetic may differ: {several}. Differences {seeds} them"]

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from magnet.statistics import LEVEL, bootstrap, interval
-from magnet.workbench.study_results import Results, score_table
+from magnet.workbench.study_results import Results, machines, score_table
 
 TAGS = (
     "kind", "hops", "distractors", "num_same_category", "area_size", "has_location", "has_relation", "has_superlative",
@@ -28,7 +28,8 @@ GROUP_DRAWS = 2_000  # groups are for looking, not for deciding
 
 def variant_table(results: Results) -> pd.DataFrame:
     """A row a variant: seeds that are there of those asked for; mean and standard deviation over them of oIoU, mIoU and
-    error shares (percent) on each split; parameters, GFLOP, mean hours in training steps, and code versions."""
+    error shares (percent) on each split; parameters; GFLOP of a picture with one sentence, as
+    `benchmark.measure_variants` counts them; mean hours in training steps on each hardware; code versions."""
     rows = []
     for variant in results.study.variants:
         mine = [i for i, (name, _) in enumerate(results.pairs) if name == variant]
@@ -37,10 +38,17 @@ def variant_table(results: Results) -> pd.DataFrame:
             for name, value in _values(results, index).items():
                 row |= {f"{split} {name}": _mean(value[mine]), f"{split} {name} sd": _deviation(value[mine])}
         facts = [results.facts[i] for i in mine]
-        for column, key in (("parameters", "parameters"), ("GFLOP", "forward_gflop"), ("hours", "hours")):
-            row[column] = _mean(np.array([one[key] for one in facts]))
+        row |= _costs(facts, machines(results))
         rows.append(row | {"code": ", ".join(sorted({one["version"] for one in facts}))})
     return pd.DataFrame(rows)
+
+
+def _costs(facts: list[dict], hardware: list[str]) -> dict[str, float]:
+    """Of a variant's runs; hours of different hardware have no mean."""
+    keys = {"parameters": "parameters", "GFLOP inference": "forward_gflop", "GFLOP training": "training_gflop"}
+    costs = {column: [one[key] for one in facts] for column, key in keys.items()}
+    hours = {f"hours on {one}": [run["hours"] for run in facts if run["hardware"] == one] for one in hardware}
+    return {column: _mean(np.array(values)) for column, values in (costs | hours).items()}
 
 
 def effect_table(results: Results, num_draws: int = 10_000) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from conftest import ASSETS
 import magnet
 from magnet import cli, runs
 from magnet.data import read_refer, select_split
-from magnet.workbench import ablate, studies
+from magnet.workbench import ablate, studies, study_files
 from magnet.workbench.study import Study
 from magnet.workbench.study_results import notes, read_finished
 
@@ -44,9 +44,8 @@ def trained(monkeypatch, tmp_path):
 
     monkeypatch.setattr(magnet, "fit", fit, raising=False)
     monkeypatch.setattr(magnet, "evaluate", evaluate, raising=False)
-    monkeypatch.setattr(
-        ablate, "Stepper", lambda *a, **k: SimpleNamespace(cost=lambda: {"parameters": 2e6, "forward_gflop": 0.5})
-    )
+    cost = {"parameters": 2e6, "forward_gflop": 0.5, "training_gflop": 0.7}
+    monkeypatch.setattr(ablate, "Stepper", lambda *a, **k: SimpleNamespace(cost=lambda: cost))
     return done
 
 
@@ -58,7 +57,7 @@ def kinds(monkeypatch):
         assert results["sent_id"].tolist() == expressions["sent_id"].tolist() and "rle" in expressions
         return pd.Series(np.where(results["iou"] > 0.5, "right", "part"), index=range(100, 100 + len(results)))
 
-    monkeypatch.setitem(sys.modules, "magnet.workbench.errors", SimpleNamespace(error_kinds=error_kinds))
+    monkeypatch.setattr(ablate, "error_kinds", error_kinds)
 
 
 @pytest.fixture
@@ -74,7 +73,7 @@ def test_every_run_leaves_a_small_table_and_its_facts(go, trained, tmp_path):
     files = sorted(path.name for path in (tmp_path / "studies/toy").iterdir())
     assert files == sorted(f"{v}-{s}.{end}" for v in study().variants for s in (0, 1) for end in ("json", "parquet"))
     table = pd.read_parquet(tmp_path / "studies/toy/grounded-1.parquet")
-    assert list(table) == ablate.COLUMNS and len(table) == 36 and set(table["error"]) == {"right", "part"}
+    assert list(table) == study_files.COLUMNS and len(table) == 36 and set(table["error"]) == {"right", "part"}
     assert (tmp_path / "studies/toy/grounded-1.parquet").stat().st_size < 10_000
     facts = runs.read_json(tmp_path / "studies/toy/grounded-1.json")
     assert facts["digest"] == study().digest("grounded", 1) and facts["config"]["grounding"]["ratio"] == 0.15
@@ -146,10 +145,12 @@ def test_shards_share_all_runs_and_keep_starts_together(num):
 
 
 def test_a_part_of_a_study_can_be_run(go, tmp_path):
-    go(variants=("plain",), seeds=(4,))
-    assert [path.name for path in (tmp_path / "studies/toy").glob("*.json")] == ["plain-4.json"]
+    go(variants=("plain",), seeds=(1,))
+    assert [path.name for path in (tmp_path / "studies/toy").glob("*.json")] == ["plain-1.json"]
     with pytest.raises(ValueError, match="no variant 'x' in toy; there are plain, grounded, later"):
         go(variants=("x",))
+    with pytest.raises(ValueError, match="no seed 4 in toy; there are 0, 1"):
+        go(seeds=(0, 4))
     with pytest.raises(ValueError, match="shard 2/2: the first number is one from 0 to 1"):
         go(shard=(2, 2))
 
@@ -174,6 +175,18 @@ def test_missing_data_is_said_before_anything_is_trained(go, trained, tmp_path):
     assert trained == []
 
 
+def test_a_stopped_smoke_test_does_not_promise_to_go_on(trained, kinds, monkeypatch, capsys, tmp_path):
+    def stopped(config, **options):
+        raise KeyboardInterrupt("stopped at step 1 of 2; all is saved in results/runs. The same command goes on")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(magnet, "fit", stopped, raising=False)
+    assert command(monkeypatch, "components", "--smoke") == 130
+    said = capsys.readouterr().err.strip()
+    assert said == "stopped; a smoke test keeps nothing, the same command starts it anew"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_components_passes_its_smoke_test(kinds, monkeypatch, capsys):
     """All of it: nine variants, two seeds, two steps each, scores, tables and figure; nothing is kept."""
     monkeypatch.setattr(sys, "argv", ["magnet", "ablate", "components", "--smoke"])
@@ -185,19 +198,28 @@ def test_components_passes_its_smoke_test(kinds, monkeypatch, capsys):
 
 def test_runs_of_other_expressions_are_refused_with_their_ids(go, tmp_path):
     go()
-    folder, path = tmp_path / "studies", tmp_path / "studies/toy/grounded-0.parquet"
-    table, first = pd.read_parquet(path), read_finished(study(), ASSETS, folder)
-    assert [pair for pair in first.pairs] == [(v, s) for v in study().variants for s in (0, 1)]
+    folder, pair = tmp_path / "studies", ("grounded", 0)
+    (table, facts), first = study_files.read_run(study(), pair, folder), read_finished(study(), ASSETS, folder)
+    assert first.pairs == [(v, s) for v in study().variants for s in (0, 1)]
     ids = table["sent_id"].tolist()
-    table.iloc[2:].to_parquet(path)
+    study_files.write_run(study(), pair, table.iloc[2:], facts, folder)
     with pytest.raises(ValueError, match=rf"toy/grounded-0 .*lacks 2 expressions.*\[{ids[0]}, {ids[1]}\]"):
         read_finished(study(), ASSETS, folder)
-    table.sample(frac=1, random_state=0).to_parquet(path)
+    study_files.write_run(study(), pair, table.sample(frac=1, random_state=0), facts, folder)
     again = read_finished(study(), ASSETS, folder)  # another order is no other table
     assert all((again.scores[name][0] == first.scores[name][0]).all() for name in first.scores)
-    path.write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match=r"grounded-0\.parquet is damaged"):
-        read_finished(study(), ASSETS, folder)
+
+
+def test_a_damaged_run_is_said_and_once_deleted_it_is_made_again(go, trained, tmp_path):
+    go()
+    path, before = tmp_path / "studies/toy/grounded-0.parquet", len(trained)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"grounded-0\.parquet is damaged: .*; delete it, and magnet ablate makes"):
+        read_finished(study(), ASSETS, tmp_path / "studies")
+    path.unlink()
+    assert go() == {} and len(trained) == before + 1
+    assert len(read_finished(study(), ASSETS, tmp_path / "studies").pairs) == 6
 
 
 def test_other_sentences_under_the_same_ids_are_refused(go, tmp_path):

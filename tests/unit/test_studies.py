@@ -182,6 +182,19 @@ def test_a_study_of_ones_own_from_a_file(tmp_path):
         ({"seeds": ["zero"]}, "seeds"),
         ({"errors": ["nonsense"]}, "no kind 'nonsense'; there are right, wrong_instance"),
         ({"comparisons": [["x", "with", "plain"], ["x", "plain", "with"]]}, "each needs a name that no other"),
+        ({"seeds": []}, r"own\.json: seeds of own is empty"),
+        ({"seeds": [0, 3, 0]}, r"own\.json: seeds = \[0, 3, 0\] of own: one comes twice"),
+        ({"seeds": [0, -1]}, r"own\.json: seeds = \[0, -1\] of own: they start at 0"),
+        ({"seeds": 3}, r"own\.json: seeds = 3: a list is needed"),
+        ({"splits": "val"}, r"own\.json: splits = 'val': a list is needed"),
+        ({"splits": ["val", "val"]}, "one comes twice"),
+        ({"comparisons": ["abc"]}, "comparisons = 'abc': a list is needed"),
+        ({"factorial": {"plain": [], "with": "CAM"}}, "factorial.with = 'CAM': a list is needed"),
+        ({"variants": {}}, r"own\.json: variants of own is empty"),
+        ({"refuted_by": ""}, r"own\.json: refuted_by of own is empty"),
+        ({"num_steps": 0}, r"own\.json: num_steps = 0 of own: 1 or more, or null"),
+        ({"num_steps": -3}, "num_steps = -3"),
+        ({"num_expressions": 0}, "num_expressions = 0"),
     ],
 )
 def test_files_that_are_no_study_are_refused(tmp_path, changes, message):
@@ -189,6 +202,21 @@ def test_files_that_are_no_study_are_refused(tmp_path, changes, message):
     path.write_text(json.dumps(OWN | changes))
     with pytest.raises(ValueError, match=message):
         read_study(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"own"'])
+def test_a_file_without_an_object_is_no_study(tmp_path, text):
+    path = tmp_path / "own.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"own\.json holds no object .* with the fields name, claim, refuted_by"):
+        read_study(path)
+
+
+def test_a_file_cannot_take_the_name_of_a_study_that_is_there(tmp_path):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(OWN | {"name": "components"}))
+    with pytest.raises(ValueError, match=r"own\.json: name = 'components' is a study that comes with the package"):
+        studies.find(str(path))
 
 
 def test_unknown_names_list_what_exists(tmp_path):
@@ -201,6 +229,8 @@ def test_unknown_names_list_what_exists(tmp_path):
         studies.find(str(tmp_path / "cut.json"))
     with pytest.raises(ValueError, match="--variants: no variant 'camm' in components; there are baseline"):
         studies.find("components").chosen(variants=("camm",))
+    with pytest.raises(ValueError, match="--seeds: no seed 7 in components; there are 0, 1, 2, 3, 4"):
+        studies.find("components").chosen(seeds=(0, 7))
 
 
 def test_the_demo_is_the_recipe_cut_to_its_minutes(tmp_path):

@@ -23,9 +23,12 @@ from magnet.workbench.study_report import (
     short_groups,
     short_variants,
 )
-from magnet.workbench.study_results import Results, score_table, side_by_side
+from magnet.workbench.study_results import Results, notes, score_table, side_by_side
 
-FACTS = {"parameters": 3e6, "forward_gflop": 0.4, "hours": 0.1, "version": "0.1.0 (abc)", "hardware": "a laptop"}
+FACTS = {
+    "parameters": 3e6, "forward_gflop": 0.4, "training_gflop": 0.9, "hours": 0.1, "version": "0.1.0 (abc)",
+    "hardware": "a laptop", "torch": "2.14",
+}  # fmt: skip
 FOUR = {"none": (), "a": ("A",), "b": ("B",), "ab": ("A", "B")}
 
 
@@ -247,7 +250,40 @@ def test_variants_have_mean_and_spread_over_seeds():
     values = 100 * results.scores["part errors"][0][rows][:, 5:].mean(axis=0)
     assert table.loc["b", "testA part errors"] == pytest.approx(values.mean())
     assert table.loc["b", "testA part errors sd"] == pytest.approx(values.std(ddof=1))
-    assert table.loc["a", "GFLOP"] == 0.4 and table.loc["a", "code"] == "0.1.0 (abc)"
+    assert table.loc["a", ["GFLOP inference", "GFLOP training"]].tolist() == [0.4, 0.9]
+    assert table.loc["a", "code"] == "0.1.0 (abc)"
+
+
+def test_hours_on_different_hardware_are_not_put_together():
+    results = made_up(study(), {}, num_seeds=3)
+    a_0, a_1, a_2, b_0, b_1, b_2 = (dict(FACTS) for _ in results.facts)
+    a_0["hours"], a_1["hours"], a_2 = 0.2, 0.4, a_2 | {"hours": 0.01, "hardware": "a GPU"}
+    results = replace(results, facts=[a_0, a_1, a_2, b_0, b_1, b_2])
+    table = verdicts.variant_table(results).set_index("variant")
+    assert table["hours on a laptop"].tolist() == pytest.approx([0.3, 0.1])
+    assert table.loc["a", "hours on a GPU"] == 0.01 and np.isnan(table.loc["b", "hours on a GPU"])
+    short = short_variants(table.reset_index(), study())
+    assert short["hours"].tolist() == ["0.01 on #1, 0.3 on #2", "0.1 on #2"]
+    alone = verdicts.variant_table(made_up(study(), {}))
+    assert short_variants(alone, study())["hours"].tolist() == ["0.1", "0.1"]
+
+
+def test_notes_name_the_seeds_whose_differences_mix_machines_or_versions():
+    made = study(variants={"a": {}, "b": {}, "c": {}})  # c is in no comparison
+    results = made_up(made, {}, num_seeds=3)
+
+    def said(**changes):
+        """notes, with other facts of some runs: c_1={"torch": ...}."""
+        facts = [dict(FACTS) | changes.get(f"{variant}_{seed}", {}) for variant, seed in results.pairs]
+        return [note for note in notes(replace(results, facts=facts)) if "machines" in note]
+
+    assert said() == []
+    assert said(a_1={"hardware": "a GPU"})[0].endswith(
+        "a GPU, torch 2.14; a laptop, torch 2.14. Differences of seed 1 mix them"
+    )
+    other = {"torch": "2.11"}
+    assert "Differences of seeds 0, 2 mix them" in said(a_0=other, b_2=other)[0]
+    assert "Differences of no seed mix them" in said(a_0=other, b_0=other, c_1=other)[0]
 
 
 def test_groups_are_the_differences_of_their_rows():

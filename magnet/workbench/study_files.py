@@ -1,0 +1,139 @@
+"""What a study keeps of a run, small, and what must be true of it to be believed.
+
+results/studies/<study>/<variant>-<seed>.parquet   # a row an expression: split, sent_id, I, U, error
+results/studies/<study>/<variant>-<seed>.json      # configuration, cost, and from what it was made
+
+I and U are pixels, error is a kind of errors.py. A run whose two files are there is done, wherever it was made.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from magnet import runs
+from magnet.workbench.errors import KINDS
+from magnet.workbench.study import Study
+
+FOLDER = Path("results/studies")
+COLUMNS = ["split", "sent_id", "I", "U", "error"]
+NUMBERS = ("hours", "parameters", "forward_gflop", "training_gflop")
+FACTS = ("study", "variant", "seed", "digest", "config", "expressions", "version", "hardware", "torch", *NUMBERS)
+Pair = tuple[str, int]  # variant, seed
+
+
+def name_of(pair: Pair) -> str:
+    return f"{pair[0]}-{pair[1]}"
+
+
+def paths(study: Study, pair: Pair, folder: Path = FOLDER) -> tuple[Path, Path]:
+    """The table and the facts of a run."""
+    place = folder / study.name
+    return place / f"{name_of(pair)}.parquet", place / f"{name_of(pair)}.json"
+
+
+def write_run(study: Study, pair: Pair, table: pd.DataFrame, facts: dict, folder: Path = FOLDER) -> None:
+    """Both files; the facts last: with them the run is done."""
+    place, about = paths(study, pair, folder)
+    runs.atomic_write(place, lambda file: table[COLUMNS].to_parquet(file, index=False, compression="zstd"))
+    runs.write_json(about, facts | {"sha256": _sha256(place)})
+
+
+def is_done(study: Study, pair: Pair, folder: Path = FOLDER) -> bool:
+    """Whether its results are there; ValueError where they are damaged or those of another configuration."""
+    table, about = paths(study, pair, folder)
+    if not (table.exists() and about.exists()):
+        return False
+    found, wanted = _read_facts(study, pair, about), study.digest(*pair)
+    if found["digest"] != wanted:
+        now = runs.config_to_dict(study.config(*pair))
+        raise ValueError(
+            f"{table} was made with configuration {found['digest']}, the study {study.name} now has {wanted} "
+            f"({_difference(found['config'], now)}); move {table.parent} away, or give the study another name"
+        )
+    return True
+
+
+def read_run(study: Study, pair: Pair, folder: Path = FOLDER) -> tuple[pd.DataFrame, dict]:
+    """Table and facts of a run that is done. ValueError names the file, what is wrong with it and what helps."""
+    place, about = paths(study, pair, folder)
+    facts, table = _read_facts(study, pair, about), _read(place, pd.read_parquet)
+    if facts.get("sha256", own := _sha256(place)) != own:  # the first runs have none
+        raise _damaged(place, f"it is not the file that {about.name} was written with")
+    if fault := _fault(table) or _split_fault(table, facts, study):
+        raise _damaged(place, fault)
+    return table, facts
+
+
+def _read_facts(study: Study, pair: Pair, path: Path) -> dict:
+    facts = _read(path, lambda file: json.loads(file.read_text()))
+    if not isinstance(facts, dict):
+        raise _damaged(path, "it holds no facts of a run")
+    if lacking := [name for name in FACTS if name not in facts]:
+        raise _damaged(path, f"it has no {lacking[0]}")
+    if (own := (facts["study"], facts["variant"], facts["seed"])) != (study.name, *pair):
+        raise _damaged(path, f"it is about {'/'.join(map(str, own))}")
+    for name in NUMBERS:
+        if not (isinstance(facts[name], int | float) and facts[name] >= 0):
+            raise _damaged(path, f"{name} = {facts[name]!r} is no cost")
+    return facts
+
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    try:
+        return reader(path)
+    except (ValueError, OSError) as error:  # what JSON, text and pyarrow raise are ValueErrors
+        raise _damaged(path, f"it cannot be read ({error})") from error
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {why}; delete it, and magnet ablate makes the run again")
+
+
+def _fault(table: pd.DataFrame) -> str | None:
+    """The first thing that no evaluation writes."""
+    if missing := [name for name in COLUMNS if name not in table]:
+        return f"it has no column {missing[0]}"
+    if len(twice := table["sent_id"][table["sent_id"].duplicated()]):
+        return f"it holds sent_id {twice.iloc[0]} twice"
+    if len(others := table["error"][~table["error"].isin(KINDS)]):
+        return f"there is no kind of error {others.iloc[0]!r}"
+    inside, union = (pd.to_numeric(table[name], errors="coerce") for name in ("I", "U"))
+    wrong = ~(inside.between(0, union) & (union < inf))  # so where one is NaN
+    if wrong.any():
+        row = table[wrong].iloc[0]
+        return f"sent_id {row['sent_id']} has I = {row['I']} and U = {row['U']}, but 0 ≤ I ≤ U"
+    return None
+
+
+def _split_fault(table: pd.DataFrame, facts: dict, study: Study) -> str | None:
+    there, told = set(table["split"]), set(facts["expressions"])
+    if there != told:
+        return f"it holds {_listed(there)}, the facts beside it are about {_listed(told)}"
+    if missing := set(study.splits) - there:
+        return f"it holds {_listed(there)}, and {study.name} is scored on {_listed(missing)}, too"
+    return None
+
+
+def _listed(names: set) -> str:
+    return ", ".join(sorted(map(str, names))) or "no split"
+
+
+def _difference(there: dict, now: dict, where: str = "") -> str:
+    """The first setting that differs."""
+    for key in now.keys() | there.keys():
+        own, other = there.get(key), now.get(key)
+        if isinstance(own, dict) and isinstance(other, dict) and own != other:
+            return _difference(own, other, f"{where}{key}.")
+        if own != other:
+            return f"{where}{key} = {own!r} there, {other!r} now"
+    return "the run that it starts from is another"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
