@@ -112,7 +112,8 @@ def _tabular(table: pd.DataFrame) -> str:
 
 def _said(results: Results) -> list[str]:
     study, rows = results.study, results.expressions
-    hardware = "; ".join(f"#{i} {one}" for i, one in enumerate(machines(results), 1))
+    hardware = machines(results)
+    numbered = "; ".join(f"#{i} {one}" for i, one in enumerate(hardware, 1)) if len(hardware) > 1 else hardware[0]
     sizes = ", ".join(f"{split} {len(part):,} expressions" for split, part in rows.groupby("split", sort=False))
     return [
         f"{study.name}: {study.claim}.",
@@ -121,7 +122,7 @@ def _said(results: Results) -> list[str]:
         f"the contrasts of a score on a split by Holm's method; image intervals: 95 %, bootstrap. Detectable alone: by "
         f"one question without the others. The claim is decided by oIoU on {study.splits[0]}.",
         f"GFLOP of a picture with one sentence, forward; training: with all that the variant's losses compute, before "
-        f"the backward pass. Hours of a run's training steps on {hardware}.",
+        f"the backward pass. Hours of a run's training steps on {numbered}.",
         *(f"Note: {note}." for note in notes(results)),
     ]
 

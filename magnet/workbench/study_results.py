@@ -138,14 +138,19 @@ def _other_code(results: Results) -> list[str]:
 
 def _several_machines(results: Results) -> list[str]:
     """A difference of runs from two machines holds what their arithmetic differs by, too."""
-    made_on = [f"{one['hardware']}, torch {one['torch']}" for one in results.facts]
-    if len(set(made_on)) < 2:
+    made_on = pd.DataFrame(results.facts, columns=["hardware", "torch"])
+    if len(made_on.drop_duplicates()) < 2:
         return []
-    mixed = set()
+    torch = made_on.groupby("hardware")["torch"].unique()  # in the order of `machines`
+    several = "; ".join(f"#{i} {one}, torch {', '.join(sorted(torch[one]))}" for i, one in enumerate(torch.index, 1))
+    mixed = ", ".join(f"seed {seed}" for seed in _mixing_seeds(results, made_on)) or "none"
+    return [f"made on several machines, whose arithmetic may differ: {several}. Differences that mix them: {mixed}"]
+
+
+def _mixing_seeds(results: Results, made_on: pd.DataFrame) -> list[int]:
+    found = set()
     for contrast in results.study.contrasts().values():
         for weights, seed in zip(*results.weights(contrast)):
-            if len({made_on[i] for i in np.flatnonzero(weights)}) > 1:
-                mixed.add(seed)
-    seeds = f"of seed{'s' * (len(mixed) > 1)} {', '.join(map(str, sorted(mixed)))} mix" if mixed else "of no seed mix"
-    several = "; ".join(sorted(set(made_on)))
-    return [f"made on several machines, whose arithmetic may differ: {several}. Differences {seeds} them"]
+            if len(made_on[weights != 0].drop_duplicates()) > 1:
+                found.add(seed)
+    return sorted(found)

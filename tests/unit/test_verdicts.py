@@ -278,12 +278,11 @@ def test_notes_name_the_seeds_whose_differences_mix_machines_or_versions():
         return [note for note in notes(replace(results, facts=facts)) if "machines" in note]
 
     assert said() == []
-    assert said(a_1={"hardware": "a GPU"})[0].endswith(
-        "a GPU, torch 2.14; a laptop, torch 2.14. Differences of seed 1 mix them"
-    )
+    machines = "#1 a GPU, torch 2.14; #2 a laptop, torch 2.14"
+    assert said(a_1={"hardware": "a GPU"})[0].endswith(f"{machines}. Differences that mix them: seed 1")
     other = {"torch": "2.11"}
-    assert "Differences of seeds 0, 2 mix them" in said(a_0=other, b_2=other)[0]
-    assert "Differences of no seed mix them" in said(a_0=other, b_0=other, c_1=other)[0]
+    assert "#1 a laptop, torch 2.11, 2.14. Differences that mix them: seed 0, seed 2" in said(a_0=other, b_2=other)[0]
+    assert "Differences that mix them: none" in said(a_0=other, b_0=other, c_1=other)[0]
 
 
 def test_groups_are_the_differences_of_their_rows():
