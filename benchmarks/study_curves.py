@@ -2,10 +2,13 @@
 
 python benchmarks/study_curves.py components --output results/tables/study_components_curves.csv
 
-Reads the logs in results/runs, of the runs that were made here or whose folders were brought. A term that still falls
-steeply at the end belongs to a training that was too short to judge it.
+A term that still falls steeply at the end belongs to a training that was too short to judge it.
+
+Needs the logs in results/runs: of runs that were trained here, or whose folders were copied there. They are too large
+to be committed, and `magnet ablate` does not train again what results/studies holds: move that study's folder away.
 """
 
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -17,13 +20,22 @@ from magnet.workbench.benchmark import write_table
 from magnet.workbench.plots import LINES, SERIES, styled
 from magnet.workbench.studies import find
 from magnet.workbench.study import Study
+from magnet.workbench.study_files import FOLDER
 
 EVERY = 25  # steps in a row of the table
 
 
 def curves(study: Study) -> pd.DataFrame:
-    """variant, step (the last of EVERY), term, its raw mean and deviation over the runs, how many runs there are."""
+    """variant, step (the last of EVERY), term, its raw mean and deviation over the runs, how many runs there are.
+
+    FileNotFoundError where results/runs has no finished run of the study.
+    """
     steps = [_terms(study, pair) for pair in study.chosen() if not study.start(pair[0])]
+    if all(table.empty for table in steps):
+        raise FileNotFoundError(
+            f"no finished run of {study.name} in {runs.ROOT}: copy the folders of its runs there, or move "
+            f"{FOLDER / study.name} away and train them again: magnet ablate {study.name}"
+        )
     rows = pd.concat(steps, ignore_index=True).melt(["variant", "seed", "step"], var_name="term").dropna()
     rows["step"] = -(-rows["step"] // EVERY) * EVERY
     by_run = rows.groupby(["variant", "step", "term", "seed"], sort=False)["value"].mean()
@@ -59,7 +71,10 @@ def main() -> None:
     options.add_argument("study")
     options = options.parse_args()
     study = find(options.study)
-    table = curves(study)
+    try:
+        table = curves(study)
+    except FileNotFoundError as error:
+        sys.exit(str(error))
     ends = table[table["step"] == table["step"].max()]
     print(ends.pivot(index="variant", columns="term", values="mean").round(3).to_string())
     if options.output:

@@ -1,6 +1,8 @@
 """Mask Grounding: its parts by hand, what its gradient reaches, and that the mask is what it learns to read."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from magnet.data import encode, load_tokenizer
 from magnet.losses.grounding import MaskGrounding, describe_masks
 from magnet.models.language import LanguageBackbone
 
+ROOT = Path(__file__).parents[2]
 TOKENIZER = load_tokenizer("refshapes")
 COLOURS = ("red", "green", "blue")
 PAINT = torch.tensor([[2.0, -2, -2], [-2, 2, -2], [-2, -2, 2]])
@@ -168,23 +171,35 @@ def test_embeddings_are_tied_and_not_saved_twice():
     assert changed.nonzero().tolist() == [[7]]
 
 
-def test_any_network_with_an_encoder_can_be_grounded():
-    class Other(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.vision = torch.nn.Conv2d(3, 12, kernel_size=16, stride=16)
-            self.vision.channels = [12]
-            self.language = LanguageBackbone(tiny_config().model.language, len(TOKENIZER))
+def contributing(title: str) -> list[str]:
+    """The Python of a section of CONTRIBUTING.md."""
+    section = (ROOT / "CONTRIBUTING.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
 
-        def encode(self, images, token_ids, token_mask):
-            words = self.language(token_ids, token_mask)
-            return {"word_features": words, "pixel_features": self.vision(images)}
 
-    network = Other()
-    grounding = MaskGrounding(GroundingConfig(ratio=0.5), network, TOKENIZER)
-    loss, _ = grounding(network, make_batch(4))
-    loss.backward()
-    assert loss > 0 and all(p.grad is not None for p in [*network.parameters(), *grounding.parameters()])
+def test_the_lines_of_contributing_attach_it_to_a_network_of_ones_own(capsys):
+    def vision():
+        made = torch.nn.Conv2d(3, 12, kernel_size=16, stride=16)
+        made.channels = [12]
+        return made
+
+    def my_loss(network, batch):
+        features = network.encode(batch["images"], batch["token_ids"], batch["token_mask"])
+        return features["pixel_features"].square().mean()
+
+    names = {
+        "torch": torch, "nn": torch.nn, "MaskGrounding": MaskGrounding, "GroundingConfig": GroundingConfig,
+        "load_tokenizer": load_tokenizer, "loader": [make_batch(16)], "my_loss": my_loss, "MyVision": vision,
+        "MyLanguage": lambda: LanguageBackbone(tiny_config().model.language, len(TOKENIZER)),
+    }  # fmt: skip
+    attached, asked = contributing("Attach Mask Grounding to a new method")
+    assert len(attached.splitlines()) < 20
+    exec(attached, names)
+    assert names["loss"] > 0 and all(
+        p.grad is not None for part in ("network", "grounding") for p in names[part].parameters()
+    )
+    exec(asked, names)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["text", "image", "mask"]
 
 
 def test_shuffled_masks_are_those_of_the_sentence_before():
