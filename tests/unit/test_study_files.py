@@ -1,15 +1,21 @@
 """What a study keeps of a run is read back as it was written, or refused with its file, its fault and what helps."""
 
 import json
+from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from magnet import runs
-from magnet.workbench import study_files
+from magnet.workbench import studies, study_files
 from magnet.workbench.study import Study
 from magnet.workbench.study_files import is_done, read_run, write_run
+from magnet.workbench.study_results import read_finished
+from magnet.workbench.verdicts import effect_table, error_table, variant_table
+
+ROOT = Path(__file__).parents[2]
 
 STUDY = Study(name="toy", claim="c", refuted_by="r", variants={"plain": {}, "other": {}}, splits=("val",), seeds=(0, 1))
 PAIR = ("plain", 1)
@@ -111,3 +117,18 @@ def test_a_split_that_the_study_was_given_later_is_missed(folder):
     wider = Study(**{**vars(STUDY), "splits": ("val", "testB")})
     with pytest.raises(ValueError, match=r"it holds val, and toy is scored on testB, too; delete it"):
         read_run(wider, PAIR, folder)
+
+
+@pytest.mark.parametrize("name", [n for n in studies.STUDIES if (ROOT / f"results/tables/study_{n}.csv").exists()])
+def test_the_committed_tables_are_what_the_committed_runs_give(name):
+    """Without groups and figure, which would take as long again."""
+    if not (ROOT / "data/refshapes/instances.json").exists():
+        pytest.skip("needs the expressions the runs were scored on: magnet data shapes")
+    results = read_finished(studies.STUDIES[name](), ROOT / "data", ROOT / study_files.FOLDER)
+    made = {"": variant_table(results), "_effects": effect_table(results), "_errors": error_table(results)}
+    for end, table in made.items():
+        path = ROOT / f"results/tables/study_{name}{end}.csv"
+        assert path.exists() == bool(len(table))
+        if len(table):
+            again = pd.read_csv(StringIO(table.to_csv(index=False, float_format="%.5g")))
+            pd.testing.assert_frame_equal(pd.read_csv(path)[list(again)], again, rtol=1e-4)
