@@ -21,7 +21,7 @@ from magnet.data import read_refer, select_split
 from magnet.workbench.benchmark import Stepper
 from magnet.workbench.errors import error_kinds
 from magnet.workbench.study import Study
-from magnet.workbench.study_files import COLUMNS, FOLDER, Pair, is_done, name_of, write_run
+from magnet.workbench.study_files import COLUMNS, FOLDER, Pair, code_version, is_done, name_of, write_run
 from magnet.workbench.weights import digest
 
 _logger = logging.getLogger(__name__)
@@ -37,8 +37,9 @@ def ablate(
         seeds, variants: only these; () is all.
         shard: (i, n): every n-th run from i on, with the runs that start from it.
         root: data folder, as `read_refer` takes it.
-    Raises ValueError for an unknown variant, for a setting that does not exist, or where a file holds the results of
-    another configuration; FileNotFoundError where the data is not there; KeyboardInterrupt saying how to go on.
+    Raises ValueError for an unknown variant or seed, for a setting that does not exist, or where a file is damaged or
+    holds the results of another configuration; FileNotFoundError where the data is not there; KeyboardInterrupt saying
+    how to go on.
     """
     pairs = share(study, study.chosen(variants, seeds), shard)
     missing = [pair for pair in pairs if not is_done(study, pair, folder)]
@@ -49,10 +50,8 @@ def ablate(
         try:
             said = _make(study, pair, failed, root, folder, progress)
         except KeyboardInterrupt as stopped:
-            there = (
-                f"{number - 1 - len(failed)} of {len(pairs)} runs of {study.name} are done; the same command goes on"
-            )
-            raise KeyboardInterrupt(f"{str(stopped) or 'stopped'}\n{there}") from None
+            done = f"{number - 1 - len(failed)} of {len(pairs)} runs of {study.name} are done"
+            raise KeyboardInterrupt(f"{str(stopped) or 'stopped'}\n{done}; the same command goes on") from None
         except Exception as error:  # one that fails, for whatever reason, must not cost a night
             _logger.error("%s failed", name_of(pair), exc_info=error)
             failed[name_of(pair)], said = error, f"failed: {error}"
@@ -134,7 +133,8 @@ def _score(study: Study, run: runs.Run, split: str) -> tuple[pd.DataFrame, str]:
 
 
 def _facts(study: Study, pair: Pair, run: runs.Run) -> dict:
-    """hours: in training steps, from the run's log, so that neither a pause nor an earlier study counts."""
+    """hours: in training steps, from the run's log, so that neither a pause nor an earlier study counts; GFLOP and
+    parameters: as `Stepper.cost` counts them."""
     log = [line for line in run.log() if "images_per_second" in line]
     seconds = sum(run.config.optim.batch_size / max(line["images_per_second"], 0.01) for line in log)
     about = runs.environment()
@@ -145,7 +145,3 @@ def _facts(study: Study, pair: Pair, run: runs.Run) -> dict:
         "hardware": ", ".join([about["processor"], *about["gpus"]]), "torch": about["packages"]["torch"],
         "command": shlex.join(["magnet", *sys.argv[1:]]), "date": date.today().isoformat(),
     }  # fmt: skip
-
-
-def code_version(about: dict) -> str:
-    return f"{about['packages']['magnet-workbench']} ({about['commit'] or 'commit not known'})"

@@ -31,7 +31,7 @@ NAME = r"[A-Za-z0-9_]+"  # of studies and variants: they become file names
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What is trained, compared and asked. Raises ValueError for names that do not fit together."""
+    """What is trained, compared and asked. Raises ValueError for values that cannot be and names that do not fit."""
 
     name: str
     claim: str
@@ -49,22 +49,8 @@ class Study:
 
     def __post_init__(self):
         self._check_values()
-        for name in (self.name, *self.variants):
-            if not re.fullmatch(NAME, name):
-                raise ValueError(f"{name!r} names a study or variant: letters, digits and _ are needed, for files")
-        for name, *pair in self.comparisons:
-            self._known(f"comparison {name!r}", *pair)
-        self._known("factorial", *self.factorial)
-        for name in self.variants:
-            if (init := self.start(name)) and self.start(self._known(f"init of {name!r}", init)[0]):
-                raise ValueError(f"variant {name!r} starts from {init!r}, which starts from another: one step at most")
-        parts = {frozenset(on) for on in self.factorial.values()}
-        if self.factorial and not len(parts) == len(self.factorial) == 2 ** len(self.factors):
-            raise ValueError(f"factorial: each set of {', '.join(self.factors)} must be on in exactly one variant")
-        if len(self.contrasts()) != 2 ** len(self.factors) - 1 + len(self.comparisons):
-            raise ValueError(f"comparisons of {self.name}: each needs a name that no other and no effect has")
-        if unknown := [kind for kind in self.errors if kind not in KINDS]:
-            raise ValueError(f"errors of {self.name}: no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
+        self._check_names()
+        self._check_contrasts()
 
     def _check_values(self) -> None:
         for name in ("claim", "refuted_by", "variants", "seeds", "splits"):
@@ -77,9 +63,27 @@ class Study:
             raise ValueError(f"seeds = {list(self.seeds)} of {self.name}: they start at 0")
         for name in ("num_steps", "num_expressions"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(
-                    f"{name} = {value} of {self.name}: 1 or more, or null for the recipe's steps or all expressions"
-                )
+                raise ValueError(f"{name} = {value} of {self.name}: 1 or more, or null for all that there are")
+
+    def _check_names(self) -> None:
+        for name in (self.name, *self.variants):
+            if not re.fullmatch(NAME, name):
+                raise ValueError(f"{name!r} names a study or variant: letters, digits and _ are needed, for files")
+        for name, *pair in self.comparisons:
+            self._known(f"comparison {name!r}", *pair)
+        self._known("factorial", *self.factorial)
+        for name in self.variants:
+            if (init := self.start(name)) and self.start(self._known(f"init of {name!r}", init)[0]):
+                raise ValueError(f"variant {name!r} starts from {init!r}, which starts from another: one step at most")
+        if unknown := [kind for kind in self.errors if kind not in KINDS]:
+            raise ValueError(f"errors of {self.name}: no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
+
+    def _check_contrasts(self) -> None:
+        parts = {frozenset(on) for on in self.factorial.values()}
+        if self.factorial and not len(parts) == len(self.factorial) == 2 ** len(self.factors):
+            raise ValueError(f"factorial: each set of {', '.join(self.factors)} must be on in exactly one variant")
+        if len(self.contrasts()) != 2 ** len(self.factors) - 1 + len(self.comparisons):
+            raise ValueError(f"comparisons of {self.name}: each needs a name that no other and no effect has")
 
     def _known(self, where: str, *variants: str) -> tuple[str, ...]:
         if unknown := [name for name in variants if name not in self.variants]:

@@ -69,6 +69,11 @@ def read_run(study: Study, pair: Pair, folder: Path = FOLDER) -> tuple[pd.DataFr
     return table, facts
 
 
+def code_version(about: dict) -> str:
+    """By what `runs.environment` says."""
+    return f"{about['packages']['magnet-workbench']} ({about['commit'] or 'commit not known'})"
+
+
 def _read_facts(study: Study, pair: Pair, path: Path) -> dict:
     facts = _read(path, lambda file: json.loads(file.read_text()))
     if not isinstance(facts, dict):

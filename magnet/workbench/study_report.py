@@ -24,28 +24,35 @@ TABLES, FIGURES = Path("results/tables"), Path("results/figures")
 
 def report_study(results: Results, command: str, tables: Path = TABLES, figures: Path = FIGURES) -> list[Path]:
     """Print what the runs show and write all files; gives their paths. command: what the reader types for the same."""
-    study = results.study
-    variants, effects, groups = variant_table(results), effect_table(results), group_table(results)
-    errors, said = error_table(results), _said(results)
-    short = {"Variants": short_variants(variants, study)}
-    if len(effects):
-        short["Effects"] = short_effects(effects, study)
-    if len(errors):
-        short[f"Errors on {study.splits[0]}, percent"] = short_errors(errors)
+    tables_of = {"": variant_table, "_effects": effect_table, "_groups": group_table, "_errors": error_table}
+    whole = {end: make(results) for end, make in tables_of.items()}
+    whole = {end: table for end, table in whole.items() if len(table)}
+    said, short = _said(results), _short(whole, results.study)
     print("\n".join(said))
     for title, table in short.items():
         print(f"\n{title}\n{table.to_string(index=False)}")
-    place = tables / f"study_{study.name}"
-    whole = {"": variants, "_effects": effects, "_groups": groups, "_errors": errors}
-    files = [write_table(table, Path(f"{place}{end}.csv"), command) for end, table in whole.items() if len(table)]
-    texts = {".md": markdown(said, short, command), ".tex": latex(said, short, command)}
-    for end, text in texts.items():
-        files.append(runs.atomic_write(Path(f"{place}{end}"), lambda file, text=text: file.write_text(text)))
-    if len(effects):
-        figure = effect_forest(effects[effects["score"] == "oIoU"], f"{study.name}: what each part adds to oIoU")
-        picture = figures / f"study_{study.name}.png"
-        files.append(runs.atomic_write(picture, lambda file: figure.savefig(file, format="png", bbox_inches="tight")))
+    name = f"study_{results.study.name}"
+    files = [write_table(table, tables / f"{name}{end}.csv", command) for end, table in whole.items()]
+    for end, text in {".md": markdown(said, short, command), ".tex": latex(said, short, command)}.items():
+        files.append(runs.atomic_write(tables / f"{name}{end}", lambda file, text=text: file.write_text(text)))
+    if "_effects" in whole:
+        files.append(_write_forest(whole["_effects"], results.study, figures / f"{name}.png"))
     return files
+
+
+def _write_forest(effects: pd.DataFrame, study: Study, path: Path) -> Path:
+    figure = effect_forest(effects[effects["score"] == "oIoU"], f"{study.name}: what each part adds to oIoU")
+    return runs.atomic_write(path, lambda file: figure.savefig(file, format="png", bbox_inches="tight"))
+
+
+def _short(whole: dict[str, pd.DataFrame], study: Study) -> dict[str, pd.DataFrame]:
+    """title -> the table as printed; groups are too many."""
+    short = {"Variants": short_variants(whole[""], study)}
+    if "_effects" in whole:
+        short["Effects"] = short_effects(whole["_effects"], study)
+    if "_errors" in whole:
+        short[f"Errors on {study.splits[0]}, percent"] = short_errors(whole["_errors"])
+    return short
 
 
 def short_variants(table: pd.DataFrame, study: Study) -> pd.DataFrame:

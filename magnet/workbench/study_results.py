@@ -12,9 +12,8 @@ from magnet import runs
 from magnet.data import read_refer
 from magnet.metrics import PROTOCOLS
 from magnet.statistics import check_ids
-from magnet.workbench.ablate import code_version
 from magnet.workbench.study import Study
-from magnet.workbench.study_files import FOLDER, Pair, is_done, name_of, read_run
+from magnet.workbench.study_files import FOLDER, Pair, code_version, is_done, name_of, read_run
 from magnet.workbench.weights import digest
 
 
