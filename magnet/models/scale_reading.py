@@ -56,33 +56,35 @@ def by_rows(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) -> T
     Every map has a border of zeros, one pixel wide before and two after, and positions stay within it: so nothing has
     to ask whether a pixel lies outside, and a position outside has no gradient.
     """
-    num_images, _, num_heads, _ = value.shape
-    bordered = [(height + 3, width + 3) for height, width in sizes]
     parts = zip(value.split([height * width for height, width in sizes], dim=1), sizes)
     maps = [F.pad(part.unflatten(1, size), (0, 0, 0, 0, 1, 2, 1, 2)).flatten(1, 2) for part, size in parts]
     table = torch.cat(maps, dim=1)  # (B,N',heads,d)
-    rows, shares = _corners(sizes, bordered, position, weights)
-    head = torch.arange(num_heads, dtype=torch.int)[:, None, None, None]
-    image = torch.arange(num_images, dtype=torch.int).view(-1, 1, 1, 1, 1, 1) * table.shape[1]
-    rows = (image + rows) * num_heads + head
-    read = _WeightedRows.apply(table.flatten(0, 2), rows.flatten(0, 2).flatten(1), shares.flatten(0, 2).flatten(1))
-    return read.view(num_images, -1, *table.shape[2:])
+    some = zip(position.split(_QUERIES_AT_A_TIME, dim=1), weights.split(_QUERIES_AT_A_TIME, dim=1))
+    corners = [_corners(sizes, *part) for part in some]
+    rows, shares = (torch.cat(part, dim=1).flatten(0, 2).flatten(1) for part in zip(*corners))
+    return _WeightedRows.apply(table.flatten(0, 2), rows, shares).view(*position.shape[:3], -1)
 
 
-def _corners(sizes: Sizes, bordered: Sizes, position: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each position the four pixels around it, as int32 rows of the bordered maps, one map after another, and each
-    pixel's share: both (B,Q,heads,scales,points,4)."""
-    position = torch.minimum(position.clamp(min=-1), position.new_tensor(sizes).flip(-1)[:, None])
+def _corners(sizes: Sizes, position: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each position the four pixels around it as int32 rows of the table, and each one's share of the sum.
+
+    Both (B,Q,heads,scales,points,4). The table holds images, in them bordered maps, in them pixels, in them heads.
+    """
+    num_images, _, num_heads, *_ = position.shape
+    height, width = torch.tensor(sizes, dtype=torch.int).T + 3
+    position = position.clamp(min=-1).minimum(position.new_tensor(sizes).flip(-1)[:, None])
     corner = position.detach().floor().nan_to_num(-1)  # what is no number stays so in the shares
     (x, y), (right, low) = corner.int().unbind(-1), (position - corner).unbind(-1)
-    areas = torch.tensor([0, *(height * width for height, width in bordered[:-1])], dtype=torch.int)
-    stride = torch.tensor([width for _, width in bordered], dtype=torch.int)[:, None]  # (scales,1)
-    first = (y + 1) * stride + (x + 1) + areas.cumsum(0, dtype=torch.int)[:, None]
-    right = weights * right
-    left = weights - right
-    low_left, low_right = left * low, right * low
-    shares = torch.stack([left - low_left, right - low_right, low_left, low_right], dim=-1)
-    return torch.stack([first, first + 1, first + stride, first + stride + 1], dim=-1), shares
+    ends = (height * width).cumsum(0, dtype=torch.int)  # of the bordered maps
+    image, head = (torch.arange(n, dtype=torch.int) for n in (num_images, num_heads))
+    first = (image[:, None, None] * ends[-1] + ends - height * width + width + 1) * num_heads + head[:, None]
+    first = first[:, None, :, :, None].addcmul(y, (width * num_heads)[:, None]).add_(x, alpha=num_heads)
+    steps = torch.stack([0 * width, 0 * width + 1, width, width + 1], dim=-1)[:, None] * num_heads  # (scales,1,4)
+    low = weights * low
+    high = weights - low
+    high_right, low_right = high * right, low * right
+    shares = torch.stack([high - high_right, high_right, low - low_right, low_right], dim=-1)
+    return first[..., None] + steps, shares
 
 
 class _WeightedRows(torch.autograd.Function):
