@@ -4,13 +4,10 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from magnet.models.attention import to_map, to_tokens
 from magnet.models.positions import sine_position
-
-Sizes = list[tuple[int, int]]  # (H_i, W_i) of every scale, in the order of the tokens
-_QUERIES_AT_A_TIME = 512
+from magnet.models.scale_reading import Sizes, read_scales
 
 
 class PixelDecoder(nn.Module):
@@ -52,7 +49,9 @@ class DeformableLayer(nn.Module):
         super().__init__()
         self.attention = DeformableAttention(width, num_heads, num_scales, num_points)
         self.attention_norm = nn.LayerNorm(width)
-        self.feedforward = nn.Sequential(nn.Linear(width, feedforward), nn.ReLU(), nn.Linear(feedforward, width))
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, feedforward), nn.ReLU(inplace=True), nn.Linear(feedforward, width)
+        )
         self.feedforward_norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, position: Tensor, sizes: Sizes) -> Tensor:
@@ -110,31 +109,3 @@ def pixel_centres(sizes: Sizes, device: torch.device) -> Tensor:
     """(N,2): x and y of every pixel of every scale, from 0 to 1."""
     grids = [torch.cartesian_prod(*((torch.arange(n, device=device) + 0.5) / n for n in size)) for size in sizes]
     return torch.cat(grids).flip(-1)
-
-
-def read_scales(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of bilinear readings; outside a map there are zeros.
-
-    Values (B,N,heads,d), positions (B,Q,heads,scales,points,2) as x and y in pixels of each scale with 0 at the first
-    pixel's centre, weights (B,Q,heads,scales,points) -> (B,Q,heads,d). Some queries at a time, as what all of them read
-    would not fit a processor's cache.
-    """
-    lengths = [height * width for height, width in sizes]
-    maps = [
-        part.float().permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, size)  # (B·heads,d,H_i,W_i)
-        for part, size in zip(value.split(lengths, dim=1), sizes)
-    ]
-    extent = position.new_tensor([(width, height) for height, width in sizes])[:, None]  # (scales,1,2)
-    grid = 2 * (position + 0.5) / extent - 1
-    grids, shares = (x.permute(3, 0, 2, 1, *range(4, x.ndim)).flatten(1, 2) for x in (grid, weights))
-    parts = zip(grids.split(_QUERIES_AT_A_TIME, dim=2), shares.split(_QUERIES_AT_A_TIME, dim=2))
-    read = torch.cat([_read(maps, *part) for part in parts], dim=2)  # (B·heads,d,Q)
-    return read.unflatten(0, (len(value), -1)).permute(0, 3, 1, 2)
-
-
-def _read(maps: list[Tensor], grids: Tensor, shares: Tensor) -> Tensor:
-    """Maps (n,d,H_i,W_i), for each a grid (n,q,points,2) from -1 to 1 and shares (n,q,points) -> (n,d,q)."""
-    total = torch.zeros((), device=shares.device)
-    for x, grid, share in zip(maps, grids, shares):
-        total = torch.addcmul(total, F.grid_sample(x, grid, align_corners=False), share[:, None])
-    return total.sum(-1) if total.shape[-1] > 1 else total[..., 0]  # a sum over one would be a copy

@@ -110,6 +110,8 @@ class _PadThenRollBlock(SwinTransformerBlock):
         height, width = x.shape[1:3]
         rows, columns = self.window_size
         padded = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))  # nothing is left to pad after rolling
+        # without a gradient to the position bias a CPU has a fused kernel, too; with one it would be slower
+        self.attn.fused_attn = x.is_cuda or not torch.is_grad_enabled()
         return super()._attn(padded)[:, :height, :width]
 
     def get_attn_mask(self, x: Tensor) -> Tensor | None:

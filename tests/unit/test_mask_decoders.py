@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from magnet.models import pixel_decoder
-from magnet.models.pixel_decoder import DeformableAttention, PixelDecoder, pixel_centres, read_scales
+from magnet.models import scale_reading
+from magnet.models.pixel_decoder import DeformableAttention, PixelDecoder, pixel_centres
 from magnet.models.positions import sine_position
 from magnet.models.query_decoder import QueryDecoder, blocked_pixels
+from magnet.models.scale_reading import by_grid, by_rows, read_scales
 
 SIZES = [(2, 3), (4, 5), (7, 9)]
 NUM_TOKENS = sum(height * width for height, width in SIZES)
@@ -44,21 +45,31 @@ def readings():
     return torch.randn(2, NUM_TOKENS, HEADS, DEPTH), position, weights
 
 
-def test_reading_scales_by_loops(readings, monkeypatch):
+@pytest.mark.parametrize("way", [by_grid, by_rows])
+def test_reading_scales_by_loops(readings, monkeypatch, way):
     expected = by_loops(readings[0], SIZES, *readings[1:])
     for at_a_time in (512, 4):  # all 11 queries, or in three parts
-        monkeypatch.setattr(pixel_decoder, "_QUERIES_AT_A_TIME", at_a_time)
+        monkeypatch.setattr(scale_reading, "_QUERIES_AT_A_TIME", at_a_time)
         value, position, weights = readings
-        torch.testing.assert_close(read_scales(value, SIZES, position, weights), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(way(value, SIZES, position, weights), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_of_reading_by_loops(readings):
+@pytest.mark.parametrize("way", [by_grid, by_rows])
+def test_gradients_of_reading_by_loops(readings, way):
     direction, gradients = torch.randn(2, 11, HEADS, DEPTH), []
-    for function in (read_scales, by_loops):
+    for function in (way, by_loops):
         value, position, weights = (t.clone().requires_grad_() for t in readings)
         (function(value, SIZES, position, weights) * direction).sum().backward()
         gradients.append([value.grad, weights.grad, position.grad[:, 4:]])  # on a pixel there are two slopes
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_that_are_no_numbers_give_none(readings):
+    """And no error of a table: who asked for a mask is told that its logits are not finite."""
+    value, position, weights = readings
+    position[1, 5, 0, 1, 2, 0] = torch.nan
+    read = read_scales(value, SIZES, position, weights)
+    assert read[1, 5, 0].isnan().all() and read.isnan().any(-1).sum() == 1
 
 
 @torch.no_grad()
