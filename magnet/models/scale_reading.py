@@ -61,30 +61,39 @@ def by_rows(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) -> T
     table = torch.cat(maps, dim=1)  # (B,N',heads,d)
     some = zip(position.split(_QUERIES_AT_A_TIME, dim=1), weights.split(_QUERIES_AT_A_TIME, dim=1))
     corners = [_corners(sizes, *part) for part in some]
-    rows, shares = (torch.cat(part, dim=1).flatten(0, 2).flatten(1) for part in zip(*corners))
+    rows, shares = (torch.cat(part, dim=1).flatten(3).flatten(0, 2) for part in zip(*corners))
     return _WeightedRows.apply(table.flatten(0, 2), rows, shares).view(*position.shape[:3], -1)
 
 
 def _corners(sizes: Sizes, position: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Of each position the four pixels around it as int32 rows of the table, and each one's share of the sum.
 
-    Both (B,Q,heads,scales,points,4). The table holds images, in them bordered maps, in them pixels, in them heads.
+    Both (B,Q,heads,4,P), P = scales·points: corners before what is read, as such pieces are put together quickest.
     """
-    num_images, _, num_heads, *_ = position.shape
-    height, width = torch.tensor(sizes, dtype=torch.int).T + 3
-    position = position.clamp(min=-1).minimum(position.new_tensor(sizes).flip(-1)[:, None])
+    size = torch.tensor(sizes, dtype=torch.int).repeat_interleave(weights.shape[4], dim=0)  # (P,2)
+    position, weights = position.flatten(3, 4), weights.flatten(3)
+    position = position.clamp(min=-1).minimum(size.flip(-1).float())
     corner = position.detach().floor().nan_to_num(-1)  # what is no number stays so in the shares
-    (x, y), (right, low) = corner.int().unbind(-1), (position - corner).unbind(-1)
-    ends = (height * width).cumsum(0, dtype=torch.int)  # of the bordered maps
-    image, head = (torch.arange(n, dtype=torch.int) for n in (num_images, num_heads))
-    first = (image[:, None, None] * ends[-1] + ends - height * width + width + 1) * num_heads + head[:, None]
-    first = first[:, None, :, :, None].addcmul(y, (width * num_heads)[:, None]).add_(x, alpha=num_heads)
-    steps = torch.stack([0 * width, 0 * width + 1, width, width + 1], dim=-1)[:, None] * num_heads  # (scales,1,4)
-    low = weights * low
-    high = weights - low
-    high_right, low_right = high * right, low * right
-    shares = torch.stack([high - high_right, high_right, low - low_right, low_right], dim=-1)
-    return first[..., None] + steps, shares
+    right, low = (position - corner).unbind(-1)
+    right, left = weights * right, weights - weights * right
+    right_low, left_low = right * low, left * low
+    shares = torch.stack([left - left_low, right - right_low, left_low, right_low], dim=3)
+    return _rows(corner.int(), size + 3, len(sizes)), shares
+
+
+def _rows(corner: Tensor, size: Tensor, num_scales: int) -> Tensor:
+    """Corners (B,Q,heads,P,2) on bordered maps of a size (P,2) -> rows (B,Q,heads,4,P) of the table.
+
+    The table holds images, in them maps, in them pixels, in them heads.
+    """
+    (num_images, _, num_heads, num_points, _), (height, width) = corner.shape, size.T
+    areas = (height * width)[:: num_points // num_scales]
+    begin = (areas.cumsum(0, dtype=torch.int) - areas).repeat_interleave(num_points // num_scales)
+    image, head = (torch.arange(n, dtype=torch.int)[:, None] for n in (num_images, num_heads))
+    start = (image[:, None] * areas.sum(dtype=torch.int) + begin + width + 1) * num_heads + head  # (B,heads,P)
+    first = start[:, None].addcmul(corner[..., 1], width * num_heads).add_(corner[..., 0], alpha=num_heads)
+    steps = torch.stack([0 * width, 0 * width + 1, width, width + 1]) * num_heads  # (4,P)
+    return first[:, :, :, None] + steps
 
 
 class _WeightedRows(torch.autograd.Function):
