@@ -150,6 +150,16 @@ class Run:
         return self.folder / "language.json"
 
     @property
+    def origin(self) -> Path:
+        """Which released file the weights were converted from."""
+        return self.folder / "released.json"
+
+    @property
+    def vocabulary(self) -> Path:
+        """Words that came with the weights."""
+        return self.folder / "vocabulary"
+
+    @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint" / "last.safetensors"
 
@@ -235,9 +245,18 @@ def read_run(folder: Path | str) -> Run:
         remedy = f"this magnet reads {VERSION}; update with: pip install -U ."
         raise ValueError(f"{path} has layout version {found}, {remedy}")
     try:
-        return Run(Path(folder), config_from_dict(values))
+        return _with_own_words(Run(Path(folder), config_from_dict(values)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _with_own_words(run: Run) -> Run:
+    """Words that lie in the folder are used wherever it is read from."""
+    if not run.vocabulary.is_dir():
+        return run
+    language = dataclasses.replace(run.config.model.language, vocabulary=str(run.vocabulary.resolve()))
+    model = dataclasses.replace(run.config.model, language=language)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, model=model))
 
 
 def find(source: "str | Path | Run") -> Run:
