@@ -91,10 +91,10 @@ def check(name: str = "refshapes", split_by: str = "v1", root: Path | None = Non
     """Count a data set, compare with what was published, and open every picture; lists all that is wrong.
 
     Wrong, with exit code 1: records that do not fit, which are left out of the counts; pictures that are missing,
-    unreadable or of another size; and splits whose numbers are not the published ones, as when unc's and google's files
-    are mixed up. Of each kind the first 20 are printed. Noted: images that training and another split share, or that
-    another data set of the family that is there is scored on; sentences that come twice; outlines that leave their
-    picture.
+    unreadable or of another size; splits whose numbers are not the published ones, as when unc's and google's files are
+    mixed up; a refs file that is a copy of the other. Of each kind the first 20 are printed. Noted: images that
+    training and another split share, or that another data set of the family that is there is scored on; sentences that
+    come twice; outlines that leave their picture.
     """
     from magnet.data.check import check_data
     from magnet.data.family import count
