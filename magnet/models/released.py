@@ -53,9 +53,7 @@ def load_released(source: str | Path | Mapping) -> nn.Module:
     """
     label = "the given state dict" if isinstance(source, Mapping) else str(source)
     contents = source if isinstance(source, Mapping) else read_checkpoint(find_checkpoint(source))
-    tensors = _tensors(contents, label)
-    release = _recognise(tensors, label)
-    _check_complete(release, tensors, label)
+    release, tensors = _opened(contents, label)
     model = _build(release, tensors, label)
     own, named, theirs = model.state_dict(), {}, {}
     for name, tensor in tensors.items():
@@ -75,9 +73,7 @@ def load_released(source: str | Path | Mapping) -> nn.Module:
 def released_config(source: str | Path) -> Config:
     """What `load_released` would build of a file, and the data it was trained on, as a whole configuration."""
     path = find_checkpoint(source)
-    tensors = _tensors(read_checkpoint(path), str(path))
-    release = _recognise(tensors, str(path))
-    _check_complete(release, tensors, str(path))
+    release, tensors = _opened(read_checkpoint(path), str(path))
     with _naming(release, str(path)):
         return _whole_config(release.configure(tensors), path)
 
@@ -136,6 +132,13 @@ def _save_words(tokenizer, folder: Path) -> None:
 
 def _whole_config(model: ModelConfig, path: Path) -> Config:
     return Config(recipe=path.stem, model=model, data=data_of(path))
+
+
+def _opened(contents: Mapping, label: str) -> tuple[Release, dict[str, Tensor]]:
+    tensors = _tensors(contents, label)
+    release = _recognise(tensors, label)
+    _check_complete(release, tensors, label)
+    return release, tensors
 
 
 def _tensors(contents: Mapping, label: str) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def benchmark_weights(
     sound; ValueError with both numbers where a split has other counts than the published one.
     """
     path, config, origin = _weights(source)
-    tokenizer = _tokenizer(config, source if is_checkpoint(source) else origin and origin.file)
+    tokenizer = load_tokenizer(config.model.language.vocabulary)  # before all that takes time
     if isinstance(columns, str):
         columns = find_columns(columns, lambda: _own_columns(config, root, origin))
     expressions = {name: _expressions(root, config, *column) for name, column in columns.items()}
@@ -78,8 +78,7 @@ def benchmark_weights(
     rows = []
     for name in columns:
         for protocol, table in _whole(name, expressions[name], places[name]).items():
-            comparable = protocol == PROTOCOLS[0] and name not in wrong
-            row = _row(name, protocol, table, comparable)
+            row = _row(name, protocol, table, comparable=protocol == PROTOCOLS[0] and name not in wrong)
             rows.append(row if precision == "float32" else row | _less_float32(table, places[name], protocol))
     return pd.DataFrame(rows)
 
@@ -90,20 +89,6 @@ def _weights(source: str | Path) -> tuple[Path, Config, Origin | None]:
         return path, released_config(path), origin_of(path)
     run = runs.find(source)
     return run.checked_weights(), run.config, origin_of(run)
-
-
-def _tokenizer(config: Config, released: str | Path | None):
-    """Before anything is read or scored. released: the released file that the weights are of, which has no words."""
-    try:
-        return load_tokenizer(config.model.language.vocabulary)
-    except FileNotFoundError as error:
-        if not released:
-            raise
-        raise FileNotFoundError(
-            f"{released} needs the words of {config.model.language.vocabulary}, which are neither here nor to be had"
-            f" from the Hugging Face hub; with its vocab.txt at hand: `magnet convert {released} FOLDER --vocabulary"
-            " vocab.txt`, then `magnet benchmark weights FOLDER`"
-        ) from error
 
 
 def _name(path: Path) -> str:

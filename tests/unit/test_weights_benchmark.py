@@ -9,6 +9,7 @@ from conftest import ASSETS, tiny_config
 
 import magnet
 from magnet import cli, runs
+from magnet.config import Config, LanguageConfig, ModelConfig
 from magnet.data import load_tokenizer, read_refer, select_split
 from magnet.data.family import COUNTS
 from magnet.models.checkpoints import data_of, origin_of
@@ -253,12 +254,9 @@ def test_a_part_that_is_cut_short_is_done_again(run, settings, monkeypatch, tmp_
     assert len(calls) == 1 and again["oIoU"].equals(expected["oIoU"]) and "0001.parquet is damaged" in caplog.text
 
 
-def test_without_its_words_a_released_file_is_refused_before_anything_is_read(monkeypatch):
-    def absent(_):
-        raise FileNotFoundError("no tokenizer")
-
-    config = magnet.config.Config(recipe="x", data=data_of("magnet_refcoco.pth"))
+def test_without_its_words_a_released_file_is_refused_before_anything_is_read(monkeypatch, tmp_path):
+    language = LanguageConfig(vocabulary=str(tmp_path / "vocab.txt"))
+    config = Config(recipe="x", data=data_of("magnet_refcoco.pth"), model=ModelConfig(language=language))
     monkeypatch.setattr(module, "_weights", lambda source: (Path(source), config, None))
-    monkeypatch.setattr(module, "load_tokenizer", absent)
-    with pytest.raises(FileNotFoundError, match=r"`magnet convert mine\.pth FOLDER --vocabulary vocab\.txt`, then"):
+    with pytest.raises(FileNotFoundError, match=r"vocab\.txt does not exist; .*`magnet convert FILE .* --vocabulary`"):
         benchmark_weights("mine.pth", "nowhere")
