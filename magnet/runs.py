@@ -116,10 +116,19 @@ def environment() -> dict:
 
 
 def _commit() -> str | None:
+    """With -dirty where a file is not as committed, except tables and figures: a command that has just written its
+    first does not make its second doubtful."""
     if not shutil.which("git"):
         return None
-    command, folder = ["git", "describe", "--always", "--dirty", "--abbrev=12"], Path(__file__).parent
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout.strip() or None
+    commit = _git("describe", "--always", "--abbrev=12")
+    made = (f":(top,exclude)results/{kind}" for kind in ("tables", "figures"))
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *made)
+    return (f"{commit}-dirty" if changed else commit) or None
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=folder).stdout.strip()
 
 
 @dataclass(frozen=True)
