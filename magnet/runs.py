@@ -42,10 +42,9 @@ def atomic_write(path: Path | str, write: Callable[[Path], Any]) -> Path:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, SafetensorError) as error:  # the latter is what a full disk looks like from safetensors
-        why = getattr(error, "strerror", None) or str(error)
-        raise OSError(
-            getattr(error, "errno", None), f"could not write {path}: {why}; what was there is kept"
-        ) from error
+        number, why = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
+        said = f"could not write {path}: {why}; what was there is kept"
+        raise (OSError(number, said) if number else OSError(said)) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path

@@ -135,7 +135,7 @@ def test_a_full_disk_under_safetensors_is_named(tmp_path):
     def write(path):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    with pytest.raises(OSError, match=r"could not write .*weights: .*No space left.*what was there is kept"):
+    with pytest.raises(OSError, match=r"^could not write .*weights: .*No space left.*what was there is kept"):
         runs.atomic_write(tmp_path / "weights", write)
     assert (tmp_path / "weights").read_text() == "kept"
 
