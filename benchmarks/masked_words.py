@@ -51,6 +51,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--run", required=True, help="a finished run: folder, name, or recipe (its newest)")
     options.add_argument("--mask-encoder", nargs="+", default=["pooled", "centre"])
+    options.add_argument("--num-layers", type=int, default=1, help="of each predictor")
     options.add_argument("--steps", type=int, default=600)
     options.add_argument("--text-steps", type=int, default=600)
     options.add_argument("--seed", type=int, default=0)
@@ -58,7 +59,7 @@ def main() -> None:
     torch.set_num_threads(1)
     run, rows = runs.find(options.run), []
     for encoder in options.mask_encoder:
-        setting = GroundingConfig(mask_encoder=encoder, ratio=0.3, at_least_one=True, num_layers=1)
+        setting = GroundingConfig(mask_encoder=encoder, ratio=0.3, at_least_one=True, num_layers=options.num_layers)
         predictors, _ = train_predictors(run, setting, options.steps, seed=options.seed, text_steps=options.text_steps)
         asked = ask(run, predictors)
         for name, row in summarize_guesses(asked).iterrows():

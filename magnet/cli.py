@@ -91,10 +91,10 @@ def check(name: str = "refshapes", split_by: str = "v1", root: Path | None = Non
     """Count a data set, compare with what was published, and open every picture; lists all that is wrong.
 
     Wrong, with exit code 1: records that do not fit, which are left out of the counts; pictures that are missing,
-    unreadable or of another size; and splits whose numbers are not the published ones, as when unc's and google's files
-    are mixed up. Of each kind the first 20 are printed. Noted: images that training and another split share, or that
-    another data set of the family that is there is scored on; sentences that come twice; outlines that leave their
-    picture.
+    unreadable or of another size; splits whose numbers are not the published ones, as when unc's and google's files are
+    mixed up; a refs file that is a copy of the other. Of each kind the first 20 are printed. Noted: images that
+    training and another split share, or that another data set of the family that is there is scored on; sentences that
+    come twice; outlines that leave their picture.
     """
     from magnet.data.check import check_data
     from magnet.data.family import count
@@ -232,12 +232,15 @@ def _print_summary(table, by: str | None) -> None:
 def convert(source: Positional[str], folder: Positional[Path], vocabulary: str | None = None) -> None:
     """Write a released checkpoint (a .pth file, or its name on the hub) as a folder that magnet reads.
 
-    config.json and model.safetensors: seconds, and as much disk as the file. --vocabulary: a file or folder, where
-    bert-base-uncased cannot be had from the hub.
+    config.json, model.safetensors and which file they are made of: seconds, and as much disk as the file.
+    --vocabulary: a file or folder, where bert-base-uncased cannot be had from the hub; it is copied into the folder,
+    which can then be moved and used from anywhere.
     """
     from magnet.models.released import convert as write
 
-    print(f"{write(source, folder, vocabulary)}: use it as a run: magnet evaluate {folder}")
+    write(source, folder, vocabulary)
+    words = "a copy of the vocabulary lies in it" if vocabulary else "words are fetched from the hub when needed"
+    print(f"{folder}: {words}; use it as a run: magnet evaluate {folder}")
 
 
 def report(run: Positional[str], num_failures: int = 500) -> None:
@@ -299,29 +302,28 @@ def benchmark_speed(
 
 
 def benchmark_weights(
-    source: Positional[str], root: Path | None = None, columns: Literal["own", "all"] = "own",
+    source: Positional[str], root: Path | None = None, columns: str = "own",
     precision: Literal["float32", "bfloat16"] = "float32", shard: str = "0/1", batch_size: int | None = None,
     output: Path | None = None, allow_miscounted: bool = False,
 ) -> None:  # fmt: skip
     """Score weights on whole splits under `paper`, beside what was published under this protocol, and `original`.
 
-    SOURCE: a released .pth file, its name on the hub, or a run. --columns own: the splits of the data set they were
-    made for; all: the nine of the papers' tables. Goes on where it was stopped; --shard 0/2 and --shard 1/2 share the
-    work of two processes or machines. --precision bfloat16 prints the change against float32 where that is measured.
+    SOURCE: a released .pth file, its name on the hub, the folder it was converted to, or a run. --columns own: the
+    splits of the data set they were made for; all: the nine of the papers' tables; or names between commas, such as
+    "refcocog_umd, refcoco val, G-Ref val (G)". Goes on where it was stopped; --shard 0/2 and --shard 1/2 share the work
+    of two processes or machines. --precision bfloat16 prints the change against float32 where that is measured.
     A split with other counts than the published one is refused; --allow-miscounted scores it, published cells empty.
     Writes the table of every expression to results/benchmark/; --output writes the printed table as CSV. Takes as long
     as the network does: a full-size one needs a GPU.
     """
     from magnet.workbench.benchmark import write_table
-    from magnet.workbench.published import COLUMNS
     from magnet.workbench.weights import benchmark_weights as benchmark
 
-    chosen = COLUMNS if columns == "all" else None
-    table = benchmark(source, root, chosen, precision, _shard(shard), batch_size, allow_miscounted=allow_miscounted)
+    table = benchmark(source, root, columns, precision, _shard(shard), batch_size, allow_miscounted=allow_miscounted)
     shown = [name for name in table if name in ("column", "protocol", "n", "seconds_per_expression") or "oIoU" in name]
     published = [name for name in table if name.startswith("published") and table[name].notna().any()]
     if table.empty:
-        return print("no column is whole yet; run the other shards")
+        return print("no column is whole yet: run the other shards, then any of them once more prints the table")
     print(table[[*shown, *published]].to_string(index=False, float_format="{:.2f}".format, na_rep="–"))
     if output:
         print(write_table(table, output, shlex.join(["magnet", *sys.argv[1:]])))

@@ -42,10 +42,9 @@ def atomic_write(path: Path | str, write: Callable[[Path], Any]) -> Path:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, SafetensorError) as error:  # the latter is what a full disk looks like from safetensors
-        why = getattr(error, "strerror", None) or str(error)
-        raise OSError(
-            getattr(error, "errno", None), f"could not write {path}: {why}; what was there is kept"
-        ) from error
+        number, why = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
+        said = f"could not write {path}: {why}; what was there is kept"
+        raise (OSError(number, said) if number else OSError(said)) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -116,10 +115,19 @@ def environment() -> dict:
 
 
 def _commit() -> str | None:
+    """With -dirty where a file is not as committed, except tables and figures: a command that has just written its
+    first does not make its second doubtful."""
     if not shutil.which("git"):
         return None
-    command, folder = ["git", "describe", "--always", "--dirty", "--abbrev=12"], Path(__file__).parent
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout.strip() or None
+    commit = _git("describe", "--always", "--abbrev=12")
+    made = (f":(top,exclude)results/{kind}" for kind in ("tables", "figures"))
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *made)
+    return (f"{commit}-dirty" if changed else commit) or None
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=folder).stdout.strip()
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,16 @@ class Run:
     def language(self) -> Path:
         """The settings of a language encoder that came pretrained."""
         return self.folder / "language.json"
+
+    @property
+    def origin(self) -> Path:
+        """Which released file the weights were converted from."""
+        return self.folder / "released.json"
+
+    @property
+    def vocabulary(self) -> Path:
+        """Words that came with the weights."""
+        return self.folder / "vocabulary"
 
     @property
     def checkpoint(self) -> Path:
@@ -235,9 +253,18 @@ def read_run(folder: Path | str) -> Run:
         remedy = f"this magnet reads {VERSION}; update with: pip install -U ."
         raise ValueError(f"{path} has layout version {found}, {remedy}")
     try:
-        return Run(Path(folder), config_from_dict(values))
+        return _with_own_words(Run(Path(folder), config_from_dict(values)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _with_own_words(run: Run) -> Run:
+    """Words that lie in the folder are used wherever it is read from."""
+    if not run.vocabulary.is_dir():
+        return run
+    language = dataclasses.replace(run.config.model.language, vocabulary=str(run.vocabulary.resolve()))
+    model = dataclasses.replace(run.config.model, language=language)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, model=model))
 
 
 def find(source: "str | Path | Run") -> Run:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from magnet.data.dataset import check_images
-from magnet.data.family import SPLIT_BY, leaks, miscounted, num_repeated, shared_images
+from magnet.data.family import SPLIT_BY, copies, leaks, miscounted, num_repeated, shared_images
 from magnet.data.files import find_refs
 from magnet.data.refer import data_root, read_refer
 from magnet.data.union import WAYS
@@ -17,7 +17,7 @@ class Findings(NamedTuple):
     """What `check_data` found: the table of the records that fit, problems of each kind, and notes."""
 
     table: pd.DataFrame
-    problems: dict[str, list[str]]  # "numbers", "records", "pictures" -> a line each
+    problems: dict[str, list[str]]  # "files", "numbers", "records", "pictures" -> a line each
     notes: list[str]
 
 
@@ -25,14 +25,20 @@ def check_data(root: str | Path | None, name: str, split_by: str) -> Findings:
     """Read a data set past every record that does not fit, compare its numbers, and open every picture.
 
     root, name, split_by: as in `read_refer`. Of the union the numbers are those of its parts. Raises FileNotFoundError
-    or ValueError where a whole file is missing or damaged.
+    or ValueError where a whole file is missing or damaged, or one of the union's is a copy of another.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ records ")  # what they say is in the lists
         table = read_refer(root, name, split_by, on_problem="list")
         others, notes = _others(root, name, split_by)
         numbers = _numbers(root, table)
-    problems = {"numbers": numbers, "records": table.attrs["problems"], "pictures": check_images(table)}
+    siblings = [other for other in others.values() if other.attrs["name"] == name]
+    problems = {
+        "files": copies([table, *siblings]),
+        "numbers": numbers,
+        "records": table.attrs["problems"],
+        "pictures": check_images(table),
+    }
     shared = (shared_images(table) | leaks(table, others)).items()
     notes += [f"{number:,} images of {other} are training images, too" for other, number in shared]
     if repeated := num_repeated(table):

@@ -1,6 +1,8 @@
-"""The RefCOCO family: what its data sets hold when they are whole, and which pictures of theirs would leak."""
+"""The RefCOCO family: what its data sets hold when they are whole, which refs file is not what its name says, and
+which pictures would leak."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 
 import pandas as pd
 
@@ -33,6 +35,22 @@ def miscounted(table: pd.DataFrame) -> list[str]:
             if number not in (None, here):
                 lines.append(f"{split}: {here:,} {what}, not {number:,}")
     return lines
+
+
+def copies(tables: Iterable[pd.DataFrame]) -> list[str]:
+    """Ways of splitting a data set that are one and the same, a line for each two: a leak would not be seen."""
+    pairs = combinations((table for table in tables if len(table)), 2)
+    return [
+        f"{one.attrs['refs']} and {other.attrs['refs']} put the same objects into the same splits: one is a copy of the"
+        f" other under a wrong name; move both away, `magnet data download {one.attrs['name']} --root"
+        f" {one.attrs['root']}` fetches them"
+        for one, other in pairs
+        if one.attrs["name"] == other.attrs["name"] and _assignment(one) == _assignment(other)
+    ]
+
+
+def _assignment(table: pd.DataFrame) -> set[tuple[int, str]]:
+    return set(zip(table["ref_id"], table["split"]))
 
 
 def shared_images(table: pd.DataFrame, train_splits: Sequence[str] = ("train",)) -> dict[str, int]:

@@ -55,8 +55,8 @@ def read_refer(
     file, rle (str; compressed counts), num_targets (int64), the tags (tags.py), and whatever else the sentences carry.
     In gRefCOCO's form a sentence may speak of several objects, which make one mask, or of none: then area is 0. ann_id
     and category_id are the first object's, or -1.
-    attrs: root, name, split_by, polygon_overlap, images (their folder), problems, notes (oddities that cost no row),
-    held_out (images that only records left out show outside of train: mended, they will be scored).
+    attrs: root, name, split_by, refs (their file), polygon_overlap, images (their folder), problems, notes (oddities
+    that cost no row), held_out (images that only records left out show outside of train: mended, they will be scored).
     """
     _one_of("polygon_overlap", polygon_overlap, ("hole", "union"))
     _one_of("on_problem", on_problem, ("raise", "list"))
@@ -77,7 +77,7 @@ def read_refer(
     _report(table, on_problem)
     own_images = root / name / "images"
     images = own_images if own_images.is_dir() else root / "images" / "train2014"
-    facts = {"root": str(root), "name": name, "split_by": split_by, "images": str(images)}
+    facts = {"root": str(root), "name": name, "split_by": split_by, "refs": str(sources[0]), "images": str(images)}
     table.attrs |= facts | {"polygon_overlap": polygon_overlap}
     return table
 

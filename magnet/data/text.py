@@ -15,7 +15,8 @@ import torch
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LOCAL_COPY = (
     "where there is a network, `hf download NAME config.json vocab.txt tokenizer.json tokenizer_config.json"
-    " --local-dir FOLDER`, and give that folder, or its vocab.txt, as --model.language.vocabulary"
+    " --local-dir FOLDER`, and give that folder, or its vocab.txt, as --model.language.vocabulary; a released file's"
+    " words go to `magnet convert FILE NEW_FOLDER --vocabulary`"
 )
 REFSHAPES_VOCABULARY = Path(__file__).parents[1] / "assets" / "refshapes_vocab.txt"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from magnet.data.family import SPLIT_BY
+from magnet.data.family import SPLIT_BY, copies
 from magnet.data.refer import read_refer
 
 UNION_SPLIT_BY = "umd"  # the only one; held out is what any of theirs does
@@ -23,9 +23,12 @@ def read_union(
     on_problem="list" leaves out. Columns: those of `read_refer`, and dataset; sent_id and ref_id are raised by 10^8 for
     RefCOCO+ and by 2·10^8 for RefCOCOg.
     attrs: also left_out, how many training sentences were, of each set; problems and notes are those of every part.
-    Raises FileNotFoundError or ValueError where a refs file is missing, since nobody could then say what leaks.
+    Raises FileNotFoundError or ValueError where a refs file is missing, or a copy of another under its name, since
+    nobody could then say what leaks.
     """
     tables = {way: read_refer(root, *way, polygon_overlap, on_problem, cache) for way in WAYS}
+    if same := copies(tables.values()):
+        raise ValueError("; ".join(same))
     shown = (table.loc[table["split"] != "train", "image_id"] for table in tables.values())
     held_out = set().union(*shown, *(table.attrs["held_out"] for table in tables.values()))
     parts, left_out = [], {}

@@ -1,6 +1,7 @@
 """Files of released checkpoints: found here or on the hub, compared with what was published, read without running code.
 
-The file names are the authors'. What is known of a file says which data it was trained on and at what size.
+The file names are the authors'. What is known of a file says which data it was trained on and at what size; a folder
+that a file was converted to keeps where it comes from.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +20,9 @@ import torch
 from huggingface_hub import hf_hub_download
 
 from magnet.config import DataConfig
-from magnet.runs import read_tensors
+from magnet.runs import Run, config_from_dict, read_json, read_tensors
 
 REPOSITORY = "yxchng/magnet_weights"  # of MagNet's authors, on the Hugging Face hub
-
-
 _NUMBERS = [np.dtype(kind) for kind in ("?", "i1", "u1", "i2", "i4", "i8", "f2", "f4", "f8")]
 PLAIN = [  # what may stand beside the weights: LAVT's command line, and numbers of NumPy, such as the best score so far
     argparse.Namespace, np.dtype, *{type(kind) for kind in _NUMBERS},
@@ -37,6 +37,7 @@ class Known(NamedTuple):
     name: str
     split_by: str
     image_size: int = 480
+    is_mixed: bool = False  # it learnt from other sets, too
 
 
 KNOWN = {
@@ -48,8 +49,17 @@ KNOWN = {
     "magnet_refcocog_google.pth": Known(
         "cc4a45f06f85be9b1aa670afecefa90a2cda393b1efe2a9c8a9bc8c070a88358", "refcocog", "google"
     ),
-    "magnet_all.pth": Known(None, "refcoco", "unc", image_size=448),
+    "magnet_all.pth": Known(None, "refcoco", "unc", image_size=448, is_mixed=True),
 }
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The released file that weights are, or were converted from."""
+
+    file: str
+    sha256: str
+    learnt_from: tuple[str, str] | None  # data set and split_by; None: several sets, or its name does not say
 
 
 def is_checkpoint(source) -> bool:
@@ -79,6 +89,22 @@ def data_of(source: str | Path) -> DataConfig:
     """The data a released file was trained on and its picture size; RefCOCO at 480 px where the name is not known."""
     known = KNOWN.get(Path(source).name, Known(None, "refcoco", "unc"))
     return DataConfig(name=known.name, split_by=known.split_by, image_size=known.image_size)
+
+
+def origin_of(source: Path | Run) -> Origin | None:
+    """Of a released file, or of a run as `magnet.models.released.convert` writes it; None for any other run."""
+    if isinstance(source, Run):
+        return _read_origin(source.origin) if source.origin.exists() else None
+    known = KNOWN.get(source.name)
+    own_set = (known.name, known.split_by) if known and not known.is_mixed else None
+    return Origin(source.name, sha256(source), own_set)
+
+
+def _read_origin(path: Path) -> Origin:
+    try:
+        return config_from_dict(read_json(path), Origin)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; convert the released file again, to another folder") from error
 
 
 def read_checkpoint(path: Path) -> Mapping:

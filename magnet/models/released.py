@@ -6,9 +6,10 @@ called here. `load_released` does the rest.
 
 import logging
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mode
 
@@ -20,7 +21,7 @@ from magnet import runs
 from magnet.config import Config, LanguageConfig, ModelConfig, VisionConfig
 from magnet.data import load_tokenizer
 from magnet.models import build_model
-from magnet.models.checkpoints import data_of, find_checkpoint, read_checkpoint
+from magnet.models.checkpoints import data_of, find_checkpoint, origin_of, read_checkpoint
 from magnet.models.weights import Tensors, WithoutStart, fill
 
 _logger = logging.getLogger(__name__)
@@ -52,9 +53,7 @@ def load_released(source: str | Path | Mapping) -> nn.Module:
     """
     label = "the given state dict" if isinstance(source, Mapping) else str(source)
     contents = source if isinstance(source, Mapping) else read_checkpoint(find_checkpoint(source))
-    tensors = _tensors(contents, label)
-    release = _recognise(tensors, label)
-    _check_complete(release, tensors, label)
+    release, tensors = _opened(contents, label)
     model = _build(release, tensors, label)
     own, named, theirs = model.state_dict(), {}, {}
     for name, tensor in tensors.items():
@@ -74,45 +73,72 @@ def load_released(source: str | Path | Mapping) -> nn.Module:
 def released_config(source: str | Path) -> Config:
     """What `load_released` would build of a file, and the data it was trained on, as a whole configuration."""
     path = find_checkpoint(source)
-    tensors = _tensors(read_checkpoint(path), str(path))
-    release = _recognise(tensors, str(path))
-    _check_complete(release, tensors, str(path))
+    release, tensors = _opened(read_checkpoint(path), str(path))
     with _naming(release, str(path)):
         return _whole_config(release.configure(tensors), path)
 
 
 def convert(source: str | Path, folder: str | Path, vocabulary: str | None = None) -> Path:
-    """Write a released file as config.json and model.safetensors, which `magnet.load` and `magnet.evaluate` read.
+    """Write a released file as a run folder, which `magnet.load`, `magnet.evaluate` and the benchmarks read.
 
-    vocabulary: as `load_tokenizer` takes it; None: bert-base-uncased, from the hub. Gives the folder. Raises ValueError
-    where it holds a run already, or the vocabulary is of another size than the file's; FileNotFoundError where there is
-    no such vocabulary.
+    It holds config.json, model.safetensors, released.json (which file it was made of) and, of a given vocabulary, a
+    copy; so it can be moved, and used from anywhere.
+
+    vocabulary: as `load_tokenizer` takes it; None: bert-base-uncased, from the hub when it is needed. Gives the folder.
+    Raises ValueError where something lies in it already, or the vocabulary is of another size than the file's;
+    FileNotFoundError where there is no such vocabulary; OSError where it could not be written, and then leaves none.
     """
     path, folder = find_checkpoint(source), Path(folder)
-    if (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds a run already; name another folder")
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder; name another one")
     model = load_released(path)
-    if vocabulary is not None:
-        _check_vocabulary(vocabulary, model.config.language, path)
+    run = runs.Run(folder, _whole_config(model.config, path))
+    tokenizer = None if vocabulary is None else _fitting_tokenizer(vocabulary, model.config.language, path)
     apart = {name: t.clone(memory_format=torch.contiguous_format) for name, t in model.state_dict().items()}
-    runs.atomic_write(folder / "model.safetensors", lambda file: save_file(apart, file))  # which takes no shared ones
-    language = replace(model.config.language, vocabulary=vocabulary or model.config.language.vocabulary)
-    config = runs.config_to_dict(_whole_config(replace(model.config, language=language), path))
-    runs.write_json(folder / "config.json", {"version": runs.VERSION, **config})
+    with _whole_or_gone(folder):
+        if tokenizer:
+            _save_words(tokenizer, run.vocabulary)
+        runs.atomic_write(run.weights, lambda file: save_file(apart, file))  # which takes no tensors that share memory
+        runs.write_json(run.origin, runs.config_to_dict(origin_of(path)))
+        runs.write_json(folder / "config.json", {"version": runs.VERSION, **runs.config_to_dict(run.config)})
     return folder
 
 
-def _check_vocabulary(vocabulary: str, language: LanguageConfig, path: Path) -> None:
-    found, wanted = len(load_tokenizer(vocabulary)), language.options["vocab_size"]
-    if found != wanted:
+def _fitting_tokenizer(vocabulary: str, language: LanguageConfig, path: Path):
+    tokenizer, wanted = load_tokenizer(vocabulary), language.options["vocab_size"]
+    if (found := len(tokenizer)) != wanted:
         raise ValueError(
             f"{vocabulary} holds {found:,} pieces, the word embeddings of {path} {wanted:,}; give the vocabulary it was"
             f" trained with, as a rule the vocab.txt of {language.vocabulary}"
         )
+    return tokenizer
+
+
+@contextmanager
+def _whole_or_gone(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _save_words(tokenizer, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # a full disk is a bare Exception there
+        raise OSError(f"could not write {folder}: {error}") from error
 
 
 def _whole_config(model: ModelConfig, path: Path) -> Config:
     return Config(recipe=path.stem, model=model, data=data_of(path))
+
+
+def _opened(contents: Mapping, label: str) -> tuple[Release, dict[str, Tensor]]:
+    tensors = _tensors(contents, label)
+    release = _recognise(tensors, label)
+    _check_complete(release, tensors, label)
+    return release, tensors
 
 
 def _tensors(contents: Mapping, label: str) -> dict[str, Tensor]:

@@ -1,4 +1,7 @@
-"""oIoU in percent as the papers' tables have it, to stand beside ours."""
+"""oIoU in percent as the papers' tables have it, to stand beside ours, and the names of its columns."""
+
+import re
+from collections.abc import Callable, Mapping
 
 COLUMNS = {  # the nine columns of the field's tables: data set, split_by, split
     "RefCOCO val": ("refcoco", "unc", "val"),
@@ -22,3 +25,31 @@ PUBLISHED = {
         "MagNet, three sets mixed": (76.55, 78.27, 72.15, 68.10, 73.64, 61.81, 67.79, 69.29, None),
     }.items()
 }
+
+
+def find_columns(wanted: str, own: Callable[[], Mapping[str, tuple]]) -> dict[str, tuple]:
+    """The columns that `wanted` names, several names between commas. own: gives those of the weights' own data.
+
+    A name is "own", "all" (the nine above), or a data set, alone or with split_by and split, in any writing:
+    "refcoco+", "refcocog_umd", "refcoco unc testA", "G-Ref val (U)"; it stands for every column that has all its words.
+    Raises ValueError with what there is where there is none.
+    """
+    found = {}
+    for name in (part.strip() for part in wanted.split(",")):
+        groups = {"own": own, "all": lambda: COLUMNS}
+        meant = groups[name]() if name in groups else _meant(name, COLUMNS) or _meant(name, own())
+        if not meant:
+            known = dict.fromkeys([*groups, *own(), *COLUMNS, *("_".join(c[:2]) for c in COLUMNS.values())])
+            raise ValueError(f"no column {name!r}; there are {', '.join(known)}; give one, or several between commas")
+        found |= meant
+    return found
+
+
+def _meant(name: str, columns: Mapping[str, tuple]) -> dict[str, tuple]:
+    named = _words(name)
+    return {t: c for t, c in columns.items() if _words(c[0]) <= named <= _words(" ".join((t, *c)))}
+
+
+def _words(text: str) -> set[str]:
+    one_name = re.sub(r"(?<![a-z])g-?ref(?![a-z])", "refcocog", text.lower())
+    return set(re.findall(r"[a-z0-9+]+", one_name))

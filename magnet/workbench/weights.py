@@ -1,7 +1,7 @@
 """Given weights on whole splits, under both protocols at once, resumable, in shards; beside what was published.
 
     table = benchmark_weights("magnet_refcoco.pth", "data")           # its own three columns
-    table = benchmark_weights(folder, "data", columns=COLUMNS)        # all nine
+    table = benchmark_weights(folder, "data", columns="all")          # the nine of the papers
 
 Every split is scored in parts of whole pictures. A part that is done is a file, and is not done again: whoever is
 stopped goes on, and several processes (`shard`) fill the same folder. What a part depends on is in its folder's name:
@@ -24,10 +24,10 @@ from magnet.data import encode, load_tokenizer, read_refer, select_split, splits
 from magnet.data.family import miscounted
 from magnet.evaluate import best_device, progress_bar, score_expressions
 from magnet.metrics import find_protocol
-from magnet.models.checkpoints import KNOWN, find_checkpoint, is_checkpoint, sha256
+from magnet.models.checkpoints import Origin, find_checkpoint, is_checkpoint, origin_of, sha256
 from magnet.models.released import load_released, released_config
 from magnet.statistics import compare, summarize
-from magnet.workbench.published import COLUMNS, PUBLISHED
+from magnet.workbench.published import COLUMNS, PUBLISHED, find_columns
 
 _logger = logging.getLogger(__name__)
 PROTOCOLS = ("paper", "original")  # published numbers are made under the first
@@ -35,11 +35,10 @@ PART = 512  # expressions of a part, about
 FORMAT = 1  # of the parts; count up where they would be read as what they are not
 FOLDER = Path("results/benchmark")
 CHANGES = {"": "difference", " (low)": "low", " (high)": "high"}
-FOR_ONE_SET = KNOWN.keys() - {"magnet_all.pth"}
 
 
 def benchmark_weights(
-    source: str | Path, root: str | Path | None = None, columns: Mapping[str, tuple] | None = None,
+    source: str | Path, root: str | Path | None = None, columns: str | Mapping[str, tuple] = "own",
     precision: str = "float32", shard: tuple[int, int] = (0, 1), batch_size: int | None = None,
     folder: Path = FOLDER, progress: bool = True, allow_miscounted: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
@@ -48,19 +47,22 @@ def benchmark_weights(
     Published numbers stand on the rows under `paper`, the protocol they were made under.
 
     Args:
-        source: a released file or its name on the hub, or a run.
-        columns: name -> (data set, split_by, split); None: those of the data the weights were made for.
+        source: a released file, its name on the hub, or a run; the folder that a file was converted to is like it.
+        columns: "own", those of the data the weights were made for; other names, see `find_columns`; or name -> (data
+            set, split_by, split).
         precision: "float32", or "bfloat16": then the change against float32, paired, where that is measured, too.
-        shard: (i, n): this process takes every n-th part, from i on. Rows are for columns that are whole by then.
+        shard: (i, n): this process takes every n-th part, from i on. Rows are for columns that are whole by then; of
+            the others a warning says how much is there.
         folder: <folder>/<weights>-<fingerprint>-<precision>/<column>-<fingerprint>/ gets the parts.
         allow_miscounted: score a split that has other numbers than the published one, too, and leave the published
             cells of its rows empty.
     Raises FileNotFoundError or ValueError where a data set, its pictures, the weights or the words are not there or not
     sound; ValueError with both numbers where a split has other counts than the published one.
     """
-    path, config = _weights(source)
-    tokenizer = _tokenizer(config, source)
-    columns = columns or _own_columns(config, root, path)
+    path, config, origin = _weights(source)
+    tokenizer = load_tokenizer(config.model.language.vocabulary)  # before all that takes time
+    if isinstance(columns, str):
+        columns = find_columns(columns, lambda: _own_columns(config, root, origin))
     expressions = {name: _expressions(root, config, *column) for name, column in columns.items()}
     wrong = _miscounted(expressions, allow_miscounted)
     home = folder / f"{_name(path)}-{sha256(path)[:8]}-{precision}"
@@ -75,33 +77,18 @@ def benchmark_weights(
         _score_parts(model.to(best_device()), missing, settings, progress)
     rows = []
     for name in columns:
-        for protocol, table in _whole(expressions[name], places[name]).items():
-            comparable = protocol == PROTOCOLS[0] and name not in wrong
-            row = _row(name, protocol, table, comparable)
+        for protocol, table in _whole(name, expressions[name], places[name]).items():
+            row = _row(name, protocol, table, comparable=protocol == PROTOCOLS[0] and name not in wrong)
             rows.append(row if precision == "float32" else row | _less_float32(table, places[name], protocol))
     return pd.DataFrame(rows)
 
 
-def _weights(source: str | Path) -> tuple[Path, Config]:
+def _weights(source: str | Path) -> tuple[Path, Config, Origin | None]:
     if is_checkpoint(source):
         path = find_checkpoint(source)
-        return path, released_config(path)
+        return path, released_config(path), origin_of(path)
     run = runs.find(source)
-    return run.checked_weights(), run.config
-
-
-def _tokenizer(config: Config, source: str | Path):
-    """Before anything is read or scored: released files do not hold the words."""
-    try:
-        return load_tokenizer(config.model.language.vocabulary)
-    except FileNotFoundError as error:
-        if not is_checkpoint(source):
-            raise
-        raise FileNotFoundError(
-            f"{source} needs the words of {config.model.language.vocabulary}, which are neither here nor to be had from"
-            f" the Hugging Face hub; with its vocab.txt at hand: `magnet convert {source} FOLDER --vocabulary"
-            " vocab.txt`, then `magnet benchmark weights FOLDER`"
-        ) from error
+    return run.checked_weights(), run.config, origin_of(run)
 
 
 def _name(path: Path) -> str:
@@ -117,7 +104,9 @@ def digest(expressions: pd.DataFrame) -> str:
 def part_digest(expressions: pd.DataFrame, tokenizer, config: Config) -> str:
     """Of all that a part depends on beside the weights, the precision and the code."""
     token_ids, _ = encode(tokenizer, expressions["text"].tolist(), config.data.num_tokens, config.data.words)
-    network = json.dumps([FORMAT, config.data.image_size, runs.config_to_dict(config.model)], sort_keys=True)
+    model = runs.config_to_dict(config.model)
+    del model["language"]["vocabulary"]  # where the words lie; what they are is in token_ids
+    network = json.dumps([FORMAT, config.data.image_size, model], sort_keys=True)
     facts = digest(expressions) + network
     return hashlib.sha256(facts.encode() + token_ids.numpy().tobytes()).hexdigest()[:8]
 
@@ -138,11 +127,11 @@ def _miscounted(expressions: Mapping[str, pd.DataFrame], allowed: bool) -> dict[
     return wrong
 
 
-def _own_columns(config: Config, root: str | Path | None, path: Path) -> dict[str, tuple]:
+def _own_columns(config: Config, root: str | Path | None, origin: Origin | None) -> dict[str, tuple]:
     """The columns of the data set that the weights were made for; of RefShapes, or one's own data, all splits but
     training's. Released files for several sets, or whose name says nothing, get all nine."""
     data = config.data
-    if is_checkpoint(path) and path.name not in FOR_ONE_SET:
+    if origin and not origin.learnt_from:
         return COLUMNS
     if own := {name: column for name, column in COLUMNS.items() if column[:2] == (data.name, data.split_by)}:
         return own
@@ -180,13 +169,13 @@ def _missing(expressions: pd.DataFrame, place: Path, shard: tuple[int, int]) -> 
 
 
 def _read_part(file: Path) -> pd.DataFrame | None:
-    """None where it is not there, or damaged: then it is made anew."""
+    """None where it is not there, or damaged, which is the same: its shard makes it anew."""
     try:
         return pd.read_parquet(file)
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
-        _logger.warning("%s is damaged and is scored anew (%s)", file, error)
+        _logger.warning("%s is damaged and counts as missing (%s)", file, error)
         return None
 
 
@@ -206,10 +195,14 @@ def _score_parts(model, missing: Iterable[tuple[Path, pd.DataFrame]], settings: 
             bar.update(len(part))
 
 
-def _whole(expressions: pd.DataFrame, place: Path) -> dict[str, pd.DataFrame]:
-    """The table of each protocol, if all parts are there: every expression once. Raises ValueError where one is not."""
+def _whole(column: str, expressions: pd.DataFrame, place: Path) -> dict[str, pd.DataFrame]:
+    """The table of each protocol, every expression once; while other shards' parts are missing none, which is said.
+
+    Raises ValueError where the parts are of other expressions.
+    """
     found = [_read_part(place / f"{number:04}.parquet") for number in range(len(parts(expressions, PART)))]
-    if any(part is None for part in found):
+    if missing := sum(part is None for part in found):
+        _logger.warning("not whole yet: %s, %d of %d parts", column, len(found) - missing, len(found))
         return {}
     attrs, found = found[0].attrs, pd.concat(found, ignore_index=True)
     _say_commits(found, place)

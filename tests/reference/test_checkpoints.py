@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import struct
 import sys
 import zipfile
@@ -16,14 +17,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import ASSETS
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
 
 import magnet
 from magnet import cli, runs
 from magnet.config import DataConfig
-from magnet.data import load_tokenizer
-from magnet.models import checkpoints
+from magnet.data import family, load_tokenizer
+from magnet.data.files import load_refs
+from magnet.data.text import REFSHAPES_VOCABULARY
+from magnet.models import checkpoints, released
 from magnet.models.checkpoints import Known, find_checkpoint
 from magnet.models.released import convert, released_config
+from magnet.workbench.published import COLUMNS
+from magnet.workbench.weights import benchmark_weights
 
 from .recipe import make_inputs, make_weights, read_shapes
 from .test_magnet import SALT, shrink
@@ -273,8 +280,85 @@ def test_a_converted_file_is_a_run_that_answers_alike(file, tmp_path):
     predictor = magnet.load(folder)
     predictor.set_image(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy())
     assert predictor.predict("the red star")[0].shape == (64, 64)
-    with pytest.raises(ValueError, match="converted holds a run already; name another folder"):
+    with pytest.raises(ValueError, match="converted is not an empty folder; name another one"):
         convert(file, folder)
+
+
+@pytest.fixture
+def like_refcoco(tmp_path, monkeypatch) -> Path:
+    """A data root whose "refcoco unc" is three objects of each split of RefShapes, and counts as whole."""
+    folder, source = tmp_path / "data" / "refcoco", ASSETS / "refshapes"
+    folder.mkdir(parents=True)
+    for name in ("images", "instances.json"):
+        (folder / name).symlink_to(source / name)
+    refs, splits = load_refs(source / "refs(v1).p"), ("val", "testA", "testB")
+    few = [ref for split in splits for ref in [ref for ref in refs if ref["split"] == split][:3]]
+    (folder / "refs(unc).json").write_text(json.dumps(few))
+    monkeypatch.setitem(family.COUNTS, ("refcoco", "unc"), {})
+    return tmp_path / "data"
+
+
+def test_a_converted_folder_has_the_columns_and_the_published_numbers_of_its_file(
+    file, like_refcoco, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(checkpoints.KNOWN, file.name, Known(None, "refcoco", "unc", image_size=64))
+    folder = convert(file, tmp_path / "converted", vocabulary="refshapes")
+    for module in ("magnet.evaluate", "magnet.workbench.weights"):  # the file's words, which are not the published ones
+        monkeypatch.setattr(sys.modules[module], "load_tokenizer", lambda _: load_tokenizer("refshapes"))
+    tables = [benchmark_weights(one, like_refcoco, folder=tmp_path, progress=False) for one in (file, folder)]
+    of_file, of_folder = (table.drop(columns="seconds_per_expression") for table in tables)
+    assert of_file.equals(of_folder) and of_file["column"].unique().tolist() == list(COLUMNS)[:3]
+    assert of_folder.loc[of_folder["protocol"] == "paper", "published: MagNet"].tolist() == [75.24, 78.24, 71.05]
+
+
+@pytest.mark.parametrize("name, own_set", [("magnet_refcoco.pth", ("refcoco", "unc")), ("magnet_all.pth", None),
+                                           ("mine.pth", None)])  # fmt: skip
+def test_a_converted_folder_says_which_file_it_was(file, tmp_path, name, own_set):
+    file = file.rename(tmp_path / name)
+    run = runs.find(convert(file, tmp_path / "converted"))
+    origin = checkpoints.origin_of(run)
+    assert origin == checkpoints.origin_of(file) and (origin.file, origin.learnt_from) == (name, own_set)
+    assert origin.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    run.origin.write_text('{"file": 1}')
+    with pytest.raises(ValueError, match=r"released\.json: "):
+        checkpoints.origin_of(run)
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_converted_folder_takes_its_words_along(file, tmp_path, monkeypatch, is_folder):
+    words = tmp_path / "vocab.txt"
+    shutil.copy(REFSHAPES_VOCABULARY, words)
+    if is_folder:
+        load_tokenizer(str(words)).save_pretrained(tmp_path / "words")
+        words = tmp_path / "words"
+    monkeypatch.chdir(tmp_path)
+    convert(file, "converted", vocabulary=words.name)
+    words.rename(tmp_path / "gone")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "converted").rename(tmp_path / "elsewhere" / "moved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    tokenizer = load_tokenizer(runs.find("moved").config.model.language.vocabulary)
+    sentence = "the Red star, left of Zorn's ring"
+    assert tokenizer(sentence)["input_ids"] == load_tokenizer("refshapes")(sentence)["input_ids"]
+    magnet.load("moved").set_image(np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("full", ["words", "weights", "config.json"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_full_disk_leaves_no_converted_folder(file, tmp_path, monkeypatch, full, is_there):
+    folder = tmp_path / "converted"
+    if is_there:
+        folder.mkdir()
+
+    def fails(*_, **__):
+        raise {"words": Exception, "weights": SafetensorError, "config.json": OSError}[full]("No space left on device")
+
+    holder, name = {"words": (PreTrainedTokenizerBase, "save_pretrained"), "weights": (released, "save_file"),
+                    "config.json": (Path, "write_text")}[full]  # fmt: skip
+    monkeypatch.setattr(holder, name, fails)
+    with pytest.raises(OSError, match=r"could not write .*converted.*No space left on device"):
+        convert(file, folder, vocabulary="refshapes")
+    assert not folder.exists() and [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
 def test_tensors_that_share_memory_are_converted(tensors, tmp_path):

@@ -66,8 +66,10 @@ def test_a_data_set_without_a_usable_record_is_checked_to_the_end(toy, check):
 
 
 def write_family(root) -> None:
-    for way in SETS:
-        write_set(root, *way, {1: "train", 2: "val"} if way[0] == "refcoco" else {1: "val", 2: "train"})
+    for name, split_by in SETS:
+        splits = {1: "train", 2: "val"} if name == "refcoco" else {1: "val", 2: "train"}
+        named = {"val": "test" if split_by == "google" else "val", "train": "train"}
+        write_set(root, name, split_by, {image: named[split] for image, split in splits.items()})
     (root / "images" / "train2014").mkdir(parents=True)
     for image in (1, 2):
         Image.new("RGB", (WIDTH, HEIGHT)).save(root / "images" / "train2014" / f"{image}.jpg")
@@ -87,6 +89,22 @@ def test_another_data_set_that_is_damaged_is_a_note(tmp_path, check, monkeypatch
     assert any(note.startswith("which images refcoco+ unc is scored on is unknown: ") for note in notes)
     assert "refcocog umd has 1 problems of its own: magnet data check lists them" in notes
     assert "1 images of refcocog umd val are training images, too" in notes
+
+
+@pytest.mark.parametrize("name, own, other", [("refcoco", "unc", "google"), ("refcocog", "google", "umd")])
+def test_a_refs_file_under_anothers_name_is_a_problem(tmp_path, check, monkeypatch, name, own, other):
+    for way in SETS:
+        monkeypatch.delitem(COUNTS, way, raising=False)
+    write_family(tmp_path)
+    assert check(name, own)[0] == 0
+    here, there = (tmp_path / name / f"refs({split_by}).p" for split_by in (own, other))
+    here.write_bytes(there.read_bytes())
+    code, lines = check(name, own)
+    assert code == 1 and lines[-1].endswith("1 problems (files 1)")
+    assert any(f"{here} and {there} put the same objects into the same splits" in line for line in lines)
+    code, lines = check("union", "umd")
+    assert code == 2 and len(lines) == 1 and "one is a copy of the other under a wrong name" in lines[0]
+    assert check("refcoco+", "unc")[0] == 0  # which has one refs file
 
 
 def test_the_union_is_as_sound_as_its_parts(tmp_path, check, monkeypatch):

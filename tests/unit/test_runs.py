@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import subprocess
 
 import pytest
 import torch
@@ -134,7 +135,7 @@ def test_a_full_disk_under_safetensors_is_named(tmp_path):
     def write(path):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    with pytest.raises(OSError, match=r"could not write .*weights: .*No space left.*what was there is kept"):
+    with pytest.raises(OSError, match=r"^could not write .*weights: .*No space left.*what was there is kept"):
         runs.atomic_write(tmp_path / "weights", write)
     assert (tmp_path / "weights").read_text() == "kept"
 
@@ -150,3 +151,23 @@ def test_a_recipe_means_its_newest_run_with_weights(run_root):
     trained, later = (runs.open_run(magnet.recipe("lavt_tiny", seed=seed)) for seed in (1, 2))
     trained.weights.touch()
     assert runs.find("lavt_tiny").folder == trained.folder != later.folder
+
+
+def test_a_commit_is_dirty_where_a_file_that_makes_numbers_has_changed(tmp_path, monkeypatch):
+    def git(*arguments):
+        about = ["-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+        return subprocess.run(["git", *about, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+    files = {name: tmp_path / name for name in ("magnet/runs.py", "results/tables/x.csv", "results/studies/x.json")}
+    git("init")
+    for file in files.values():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1")
+    git("add", "."), git("commit", "-m", "first")
+    monkeypatch.setattr(runs, "__file__", str(files["magnet/runs.py"]))
+    commit = git("describe", "--always", "--abbrev=12")
+    for name, expected in {"results/tables/x.csv": commit, "results/studies/x.json": f"{commit}-dirty"}.items():
+        files[name].write_text("2")
+        assert runs.environment()["commit"] == expected, name
+    git("checkout", "."), files["magnet/runs.py"].write_text("2")
+    assert runs.environment()["commit"] == f"{commit}-dirty"

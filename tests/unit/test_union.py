@@ -66,8 +66,8 @@ def test_without_one_of_the_sets_nobody_can_say_what_leaks(tmp_path):
 
 
 def test_a_picture_stays_held_out_when_its_record_is_left_out(tmp_path):
-    for way in SETS:
-        write_set(tmp_path, *way, {1: "train", 2: "train", 3: "train"})
+    for name, split_by in SETS:
+        write_set(tmp_path, name, split_by, {1: "train", 2: "train"} | ({} if split_by == "google" else {3: "train"}))
     toy = write_set(tmp_path, "refcoco+", "unc", {1: "train", 2: "val", 3: "test"})
     toy.refs[1]["ann_id"] = 99  # no such object: its picture is known from the ref
     toy.refs[2]["image_id"] = 98  # no such picture: it is known from the object
@@ -84,12 +84,25 @@ def test_a_picture_stays_held_out_when_its_record_is_left_out(tmp_path):
 
 
 def test_a_part_without_a_usable_record_is_listed(tmp_path):
-    for way in SETS:
-        write_set(tmp_path, *way, {1: "train", 2: "val"} if way[0] != "refcoco+" else {})
+    for name, split_by in SETS:
+        splits = {1: "train"} if split_by == "google" else {1: "train", 2: "val"}
+        write_set(tmp_path, name, split_by, splits if name != "refcoco+" else {})
     with pytest.warns(UserWarning, match="no usable ref"):
         union = read_refer(tmp_path, "union", "umd", on_problem="list")
     assert set(union["dataset"]) == {"refcoco", "refcocog"} and len(union.attrs["problems"]) == 1
     assert union["sent_id"].dtype == "int64"
+
+
+@pytest.mark.parametrize("name, split_by", [("refcoco", "unc"), ("refcocog", "umd")])
+def test_a_refs_file_that_is_a_copy_hides_what_leaks(tmp_path, name, split_by):
+    for way in SETS:
+        write_set(tmp_path, *way, {1: "train", 2: "test" if way[1] == "google" else "val"})
+    read_refer(tmp_path, "union", "umd")
+    refs = tmp_path / name / f"refs({split_by}).p"
+    refs.with_stem("refs(google)").write_bytes(refs.read_bytes())
+    both = rf"{name}/refs\({split_by}\)\.p and .*{name}/refs\(google\)\.p put .* one is a copy of the other"
+    with pytest.raises(ValueError, match=both):
+        read_refer(tmp_path, "union", "umd", on_problem="list")
 
 
 def test_the_union_has_one_way_to_be_split(tmp_path):

@@ -9,11 +9,12 @@ from conftest import ASSETS, tiny_config
 
 import magnet
 from magnet import cli, runs
+from magnet.config import Config, LanguageConfig, ModelConfig
 from magnet.data import load_tokenizer, read_refer, select_split
 from magnet.data.family import COUNTS
-from magnet.models.checkpoints import data_of
+from magnet.models.checkpoints import data_of, origin_of
 from magnet.workbench import weights as module
-from magnet.workbench.published import COLUMNS, PUBLISHED
+from magnet.workbench.published import COLUMNS, PUBLISHED, find_columns
 from magnet.workbench.weights import benchmark_weights, parts
 
 
@@ -89,10 +90,14 @@ def stop_after(number: int, write):
     return writes
 
 
-def test_shards_fill_one_folder_and_every_expression_counts_once(run, settings, monkeypatch):
+def test_shards_fill_one_folder_and_every_expression_counts_once(run, settings, monkeypatch, caplog):
     calls = scored(monkeypatch)
     assert benchmark_weights(run.folder, shard=(0, 2), **settings).empty  # the other half is not there
+    num_parts = len(parts(module._expressions(None, run.config, "refshapes", "v1", "val"), module.PART))
+    assert f"not whole yet: val, {len(calls)} of {num_parts} parts" in caplog.text and len(calls) < num_parts
+    caplog.clear()
     table = benchmark_weights(run.folder, shard=(1, 2), **settings)
+    assert "not whole yet" not in caplog.text
     assert table["n"].tolist() == [sum(calls)] * 2
     with pytest.raises(ValueError, match="shard 2/2: the first number is one from 0 to 1"):
         benchmark_weights(run.folder, shard=(2, 2), **settings)
@@ -115,14 +120,54 @@ def test_parts_of_other_expressions_are_refused(run, settings, tmp_path):
         benchmark_weights(run.folder, **settings)
 
 
-def test_columns_are_those_of_the_data_the_weights_were_made_for(run):
+def test_a_column_that_is_not_whole_is_left_out_beside_those_that_are(run, settings, caplog):
+    settings["columns"] |= {"testC": ("refshapes", "v1", "testC")}
+    benchmark_weights(run.folder, **settings)
+    (part,) = settings["folder"].rglob("refshapes-v1-testC-*/0001.parquet")
+    part.unlink()
+    shards = sum(1 for _ in part.parent.iterdir()) + 1
+    table = benchmark_weights(run.folder, shard=(0, shards), **settings)  # which has part 0 alone
+    assert table["column"].tolist() == ["val", "val"]
+    assert f"not whole yet: testC, {shards - 1} of {shards} parts" in caplog.text
+
+
+def test_columns_are_those_of_the_data_the_weights_were_made_for(run, tmp_path):
     names = {"magnet_refcocog_umd.pth": 2, "magnet_refcocog_google.pth": 1, "magnet_refcoco+.pth": 3,
              "magnet_all.pth": 9, "mine.pth": 9}  # fmt: skip
     for name, number in names.items():
+        (tmp_path / name).touch()
         config = replace(run.config, data=data_of(name))
-        assert len(module._own_columns(config, None, Path(name))) == number, name
-    own = module._own_columns(run.config, None, run.weights)
+        assert len(module._own_columns(config, None, origin_of(tmp_path / name))) == number, name
+    own = module._own_columns(run.config, None, origin_of(run))
     assert "refshapes val" in own and "refshapes train" not in own
+
+
+@pytest.mark.parametrize(
+    "wanted, number, last",
+    [
+        ("own", 1, "refshapes testA"), ("all", 9, "G-Ref val (G)"), ("refcoco_unc", 3, "RefCOCO testB"),
+        ("refcoco val", 1, "RefCOCO val"), ("RefCOCO+ testA", 1, "RefCOCO+ testA"), ("refcocog", 3, "G-Ref val (G)"),
+        ("refcocog_umd", 2, "G-Ref test (U)"), ("G-Ref val (G)", 1, "G-Ref val (G)"), ("G-Ref", 3, "G-Ref val (G)"),
+        ("refcocog umd val, gref_google, refcocog-umd/val", 2, "G-Ref val (G)"), ("refshapes", 1, "refshapes testA"),
+        ("REFCOCO+ unc testb,own", 2, "refshapes testA"),
+    ],
+)  # fmt: skip
+def test_columns_have_the_names_that_users_know(wanted, number, last):
+    found = find_columns(wanted, lambda: {"refshapes testA": ("refshapes", "v1", "testA")})
+    assert len(found) == number and list(found)[-1] == last
+
+
+@pytest.mark.parametrize(
+    "wanted", ["refcoco google", "val", "refcoco val test", "refcoc", "", "refcoco, ,own", "grefcoco"]
+)
+def test_a_column_that_is_none_is_answered_with_those_there_are(wanted):
+    there = r"there are own, all, mine test, RefCOCO val, .* G-Ref val \(G\), refcoco_unc, .*refcocog_google; give"
+    with pytest.raises(ValueError, match=there):
+        find_columns(wanted, lambda: {"mine test": ("mine", "me", "test")})
+
+
+def test_the_nine_columns_need_no_data_of_the_weights_own():
+    assert len(find_columns("all", dict.fromkeys)) == 9  # which would raise
 
 
 def test_the_published_table_is_whole():
@@ -209,12 +254,9 @@ def test_a_part_that_is_cut_short_is_done_again(run, settings, monkeypatch, tmp_
     assert len(calls) == 1 and again["oIoU"].equals(expected["oIoU"]) and "0001.parquet is damaged" in caplog.text
 
 
-def test_without_its_words_a_released_file_is_refused_before_anything_is_read(monkeypatch):
-    def absent(_):
-        raise FileNotFoundError("no tokenizer")
-
-    config = magnet.config.Config(recipe="x", data=data_of("magnet_refcoco.pth"))
-    monkeypatch.setattr(module, "_weights", lambda source: (Path(source), config))
-    monkeypatch.setattr(module, "load_tokenizer", absent)
-    with pytest.raises(FileNotFoundError, match=r"`magnet convert mine\.pth FOLDER --vocabulary vocab\.txt`, then"):
+def test_without_its_words_a_released_file_is_refused_before_anything_is_read(monkeypatch, tmp_path):
+    language = LanguageConfig(vocabulary=str(tmp_path / "vocab.txt"))
+    config = Config(recipe="x", data=data_of("magnet_refcoco.pth"), model=ModelConfig(language=language))
+    monkeypatch.setattr(module, "_weights", lambda source: (Path(source), config, None))
+    with pytest.raises(FileNotFoundError, match=r"vocab\.txt does not exist; .*`magnet convert FILE .* --vocabulary`"):
         benchmark_weights("mine.pth", "nowhere")
