@@ -17,10 +17,15 @@ from matplotlib.figure import Figure
 from magnet.explore.filters import Filter, num_pages, page
 from magnet.explore.notes import Note, Notes
 from magnet.workbench.errors import KINDS
+from magnet.workbench.overlay import MARKS, STYLE, legend
 
 SORTS = ("iou", "sent_id", "area", "num_words", "num_same_category", "U")
 WIDE = {"width": "98%"}
 NARROW = {"description_width": "4.5em"}
+SIDE_BY_SIDE = """
+.magnet-drawings { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .5rem }
+.magnet-drawings figure { margin: 0 } .magnet-drawings svg { max-height: 26rem }
+"""
 
 
 def as_png(figure: Figure, dpi: int = 100) -> bytes:
@@ -60,6 +65,16 @@ class Status(w.HTML):
 
     def say(self, text: str) -> None:
         self.value = escape(text)
+
+
+class Drawings(w.HTML):
+    """Drawings of overlay.py side by side, one below the other where there is no room, and what their marks mean."""
+
+    def show(self, drawings: Mapping[str, str], with_others: bool = False) -> None:
+        """Args: drawings: title -> SVG; with_others: other candidates are marked, too."""
+        figures = (f"<figure>{svg}<figcaption>{escape(title)}</figcaption></figure>" for title, svg in drawings.items())
+        marks = legend([*MARKS][: 2 + with_others])
+        self.value = f'<style>{STYLE}{SIDE_BY_SIDE}</style><div class="magnet-drawings">{"".join(figures)}</div>{marks}'
 
 
 class FilterControls(w.VBox):

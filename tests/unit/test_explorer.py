@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import time
 from dataclasses import replace
 
@@ -25,18 +26,22 @@ def answers():
 
 
 @pytest.fixture
-def explorer(answers, tmp_path, monkeypatch):
-    """It draws nothing, which would take longer than all the rest; benchmarks/explorer.py times it."""
-    monkeypatch.setattr(FailureExplorer, "_draw_row", lambda self, row: f"picture {row}".encode())
+def explorer(answers, tmp_path):
     return FailureExplorer(answers[0], expressions=answers[1], folder=tmp_path, progress=False)
+
+
+def pictures_of(explorer) -> list[Image.Image]:
+    found = re.findall(r'href="data:image/jpeg;base64,([^"]+)"', explorer.picture.value)
+    return [Image.open(io.BytesIO(base64.b64decode(one))) for one in found]
 
 
 def test_it_opens_on_the_worst_answer_with_its_picture(answers):
     explorer = FailureExplorer(answers[0], expressions=answers[1], progress=False)
     table = explorer.failures.table
     assert len(explorer.rows) == len(table) and table["iou"].iloc[explorer.row] == table["iou"].min()
-    picture = Image.open(io.BytesIO(explorer.picture.value))
-    assert picture.size == (720, 400) and len(picture.convert("RGB").getcolors(10**6)) > 100
+    alone, marked = pictures_of(explorer)
+    assert alone == marked and alone.size == (96, 96) and len(alone.getcolors(10**6)) > 100
+    assert explorer.picture.value.count('class="under truth"') == 2  # in the drawing and in the legend
     assert table["text"].iloc[explorer.row] in explorer.about.value and explorer.status.value == "ready"
 
 
@@ -49,7 +54,7 @@ def test_filters_change_rows_list_and_picture(explorer):
     filters.kind.value, filters.iou.value = (), (0.9, 1.0)
     assert (table["iou"].iloc[explorer.rows] >= 0.9).all() and explorer.picture.value != before
     filters.text.value = "no such words"
-    assert explorer.row is None and explorer.picture.value == b"" and explorer.about.value == "no answer is selected"
+    assert explorer.row is None and explorer.picture.value == "" and explorer.about.value == "no answer is selected"
 
 
 def test_keys_walk_over_the_borders_of_pages(explorer):
@@ -116,7 +121,7 @@ def test_a_reader_without_a_kernel_sees_a_picture(explorer):
 def test_a_table_alone_opens_and_says_what_it_lacks(explorer, tmp_path, monkeypatch):
     monkeypatch.setenv("MAGNET_DATA", str(tmp_path / "nothing"))
     alone = FailureExplorer(explorer.failures.table.drop(columns="error"))
-    assert alone.children[-1].value.count("<b>missing</b>") == 2 and alone.picture.value == b"picture 0"
+    assert alone.children[-1].value.count("<b>missing</b>") == 2 and "no picture" in alone.picture.value
     assert alone.filters.kind.options == (("not known", ()),)
 
 
