@@ -21,6 +21,7 @@ from magnet.workbench.overlay import MARKS, STYLE, legend
 
 SORTS = ("iou", "sent_id", "area", "num_words", "num_same_category", "U")
 WIDE = {"width": "98%"}
+ANY = ","  # no tag is called so; None would show as no choice at all
 NARROW = {"description_width": "4.5em"}
 SIDE_BY_SIDE = """
 .magnet-drawings { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .5rem }
@@ -107,7 +108,7 @@ class FilterControls(w.VBox):
 
     def _sent_ids(self) -> list[int] | None:
         chosen = self.noted.value
-        if chosen is None:
+        if chosen == ANY:
             return None
         return [sent_id for sent_id, note in self.notes.items() if chosen == "" or chosen in note.tags]
 
@@ -116,7 +117,7 @@ class FilterControls(w.VBox):
         if list(self.noted.options) != (options := _noted(self.notes)):
             kept = self.noted.value
             self.noted.options = options
-            self.noted.value = kept if kept in dict(options).values() else None
+            self.noted.value = kept if kept in dict(options).values() else ANY
 
 
 def _kinds(table: pd.DataFrame) -> list[tuple[str, tuple[str, ...]]]:
@@ -128,8 +129,8 @@ def _kinds(table: pd.DataFrame) -> list[tuple[str, tuple[str, ...]]]:
     return [("any", ()), (f"all but right ({counts.reindex(wrong).sum():,.0f})", wrong), *known]
 
 
-def _noted(notes: Notes) -> list[tuple[str, str | None]]:
-    return [("any", None), ("with a note", ""), *((f"tagged {tag}", tag) for tag in notes.all_tags())]
+def _noted(notes: Notes) -> list[tuple[str, str]]:
+    return [("any", ANY), ("with a note", ""), *((f"tagged {tag}", tag) for tag in notes.all_tags())]
 
 
 class Pages(w.VBox):
