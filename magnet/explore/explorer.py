@@ -4,8 +4,8 @@
     explorer = FailureExplorer("refshapes-tiny", split="testB")
     explorer                       # the widget; explorer.stand_in() is its picture
 
-Keys, wherever the focus is inside it: j and k or arrows for the next and the last one, PageDown and PageUp for pages, n
-for the note, Escape to leave a field.
+Keys, wherever the focus is inside it: j and k or arrows for the next and the one before, PageDown and PageUp for pages,
+n for the note, Escape to leave a field.
 """
 
 from html import escape
@@ -19,11 +19,11 @@ from magnet.explore import export
 from magnet.explore.failures import ELSEWHERE, Failures, read_failures
 from magnet.explore.filters import select, tag_masks
 from magnet.explore.keys import Keys
-from magnet.explore.parts import Drawings, FilterControls, NoteField, Pages, StandIn, Status
-from magnet.workbench.overlay import draw_answer, draw_example, jpeg
+from magnet.explore.parts import FilterControls, NoteField, Pages, StandIn, Status
+from magnet.workbench.overlay import MARKS, draw_answer, draw_example, jpeg, legend, side_by_side
 from magnet.workbench.plots import prediction_grid
 
-HELP = "Keys: j, k next, last · PageDown, PageUp pages · n note · Escape back (click here first)"
+HELP = "Keys, after a click: j, k next, previous · PageDown, PageUp pages · n note · Escape out of a field"
 NUM_SHOWN = 4  # answers in the stand-in
 
 
@@ -37,7 +37,7 @@ class FailureExplorer(StandIn, w.VBox):
     def __init__(self, source, **options):
         self.failures = source if isinstance(source, Failures) else read_failures(source, **options)
         table, self.masks = self.failures.table, tag_masks(self.failures.table)
-        self.status, self.about, self.picture = Status(), w.HTML(), Drawings()
+        self.status, self.about, self.picture = Status(), w.HTML(), w.HTML()
         self.filters = FilterControls(table, self.masks, self.failures.notes, self._filter)
         self.pages = Pages(self._label, self._show)
         self.note = NoteField(self.failures.notes, self.status, self.filters.refresh)
@@ -113,7 +113,8 @@ class FailureExplorer(StandIn, w.VBox):
         example, others = self.failures.example(row), self.failures.competitors(row)
         alone = draw_answer(jpeg(example.image), example.truth.shape, said="The picture alone")
         name = "no picture" if example.image is None else "picture"
-        self.picture.show({name: alone, f"IoU {example.iou:.2f}": draw_example(example, others)}, bool(others))
+        drawings = {name: alone, f"IoU {example.iou:.2f}": draw_example(example, others)}
+        self.picture.value = side_by_side(drawings, legend([*MARKS][: 2 + bool(others)]))
 
     def _facts(self, row: int) -> str:
         answer = self.failures.table.iloc[row]

@@ -1,6 +1,6 @@
 """An answer as a drawing that the browser scales: the picture, and over it the masks as outlines, in one SVG.
 
-page = f"<style>{STYLE}</style>{draw_example(example)}{legend()}"
+side_by_side({"LAVT": draw_example(example), "MagNet": draw_example(other)}, legend())         # a piece of a page
 
 Milliseconds, where matplotlib takes tenths of seconds; marks as in plots.py: the truth dashed, the answer filled blue,
 other candidates dotted. Each mark has two brightnesses, so that it shows on any picture, in grey, and in dark pages.
@@ -9,25 +9,32 @@ other candidates dotted. Each mark has two brightnesses, so that it shows on any
 import base64
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 
 import contourpy
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from magnet.workbench.plots import BLUE, ORANGE, Example
 
 LARGEST = 960  # pixels of the longer side of what is drawn; larger pictures and masks are shrunk to it
+HEAT = "magma"  # its colours also rise in grey
 MARKS = {"answer": "answer (filled)", "truth": "truth (dashed)", "other": "other objects of this kind (dotted)"}
 STYLE = f"""
 .overlay {{ background: #d1d1d1; border-radius: 4px; width: 100%; height: auto; display: block }}
 .overlay path, .overlay rect {{ vector-effect: non-scaling-stroke }}
-.overlay use, .overlay rect {{ fill: none; stroke-width: 2 }}
-.overlay .under {{ stroke-width: 4 }}
+.overlay use, .overlay rect {{ fill: none; stroke-width: 1.5 }}
+.overlay .under {{ stroke-width: 3 }}
 .overlay .answer {{ stroke: {BLUE}; fill: {BLUE}40 }} .overlay .under.answer {{ stroke: #fff; fill: none }}
-.overlay .truth {{ stroke: {ORANGE}; stroke-dasharray: 6 4 }} .overlay .under.truth {{ stroke: #000 }}
-.overlay .other {{ stroke: #fff; stroke-dasharray: 2 3 }}
+.overlay .truth {{ stroke: {ORANGE}; stroke-dasharray: 5 3 }} .overlay .under.truth {{ stroke: #000 }}
+.overlay .other {{ stroke: #fff; stroke-dasharray: 1.5 3 }}
 .overlay .under.other {{ stroke: #000; stroke-dasharray: none }}
+.side-by-side {{ display: grid; gap: .5rem; margin-bottom: .3rem }}
+.side-by-side figure {{ margin: 0; line-height: 1.3; overflow-wrap: anywhere }}
+.side-by-side svg {{ max-height: 26rem }}
 .sample {{ white-space: nowrap; margin-right: 1rem }}
 .sample svg {{ display: inline-block; width: 3rem; height: 1.2rem; vertical-align: middle; margin-right: .3rem }}
 """
@@ -52,7 +59,35 @@ def draw_answer(
     image = f'<image href="{picture}" width="{width}" height="{height}"/>' if picture else ""
     marks = [*(("other", path) for path in others), ("answer", answer), ("truth", truth)]
     drawn = "".join(_mark(kind, path) for kind, path in marks if path)
-    return f'<svg class="overlay" viewBox="0 0 {width} {height}" role="img" aria-label="{said}">{image}{drawn}</svg>'
+    return _svg(size, image + drawn, said)
+
+
+def draw_heat(picture: str, size: tuple[int, int], heat: np.ndarray, said: str = "") -> str:
+    """An SVG element of class overlay: the picture in grey, and over it the numbers (h,w), 0 to 1, as colours."""
+    height, width = size
+    place = f'width="{width}" height="{height}" preserveAspectRatio="none"'
+    grey = f'<image href="{picture}" {place} style="filter: grayscale(1) brightness(1.2)"/>'
+    colours = f'<image href="{_colours(heat)}" {place} style="opacity: .65; image-rendering: pixelated"/>'
+    return _svg(size, grey + colours, said)
+
+
+def heat_scale(top: float, what: str) -> str:
+    """What the colours of `draw_heat` mean, from 0 to `top`, in one line of HTML."""
+    steps = ", ".join(to_hex(colormaps[HEAT](k / 8)) for k in range(9))
+    bar = f"display: inline-block; width: 8rem; height: .8rem; background: linear-gradient(90deg, {steps})"
+    return f'<span class="sample">0 <span style="{bar}"></span> {top:.2f}, {escape(what)}</span>'
+
+
+def side_by_side(drawings: Mapping[str, str], below: str = "", width: str = "14rem") -> str:
+    """Drawings (title -> SVG) in a row, in several where one is too short, and a line of HTML below them.
+
+    Args: width: the least that one takes.
+    """
+    columns = f"grid-template-columns: repeat(auto-fit, minmax({width}, 1fr))"
+    figures = "".join(
+        f"<figure>{svg}<figcaption>{escape(title)}</figcaption></figure>" for title, svg in drawings.items()
+    )
+    return f'<style>{STYLE}</style><div class="side-by-side" style="{columns}">{figures}</div>{below}'
 
 
 def legend(kinds: Sequence[str] = ("answer", "truth")) -> str:
@@ -71,6 +106,17 @@ def _mark(kind: str, path: str) -> str:
     name = "p" + hashlib.sha256(path.encode()).hexdigest()[:16]
     use = f'href="#{name}"/>'
     return f'<defs><path id="{name}" d="{path}"/></defs><use class="under {kind}" {use}<use class="{kind}" {use}'
+
+
+def _svg(size: tuple[int, int], inside: str, said: str) -> str:
+    box = f'viewBox="0 0 {size[1]} {size[0]}"'
+    return f'<svg class="overlay" {box} role="img" aria-label="{escape(said)}">{inside}</svg>'
+
+
+def _colours(heat: np.ndarray) -> str:
+    image, buffer = Image.fromarray(colormaps[HEAT](heat, bytes=True)), io.BytesIO()
+    image.save(buffer, "png")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def jpeg(image: np.ndarray | None) -> str:

@@ -1,12 +1,15 @@
 """Answers as SVG: outlines where the masks are, each mark on the right mask, nothing that the data could say."""
 
+import base64
+import io
 import re
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from magnet.workbench.overlay import LARGEST, draw_example, jpeg, legend, outline
+from magnet.workbench.overlay import LARGEST, draw_example, draw_heat, heat_scale, jpeg, legend, outline, side_by_side
 from magnet.workbench.plots import Example
 
 
@@ -65,3 +68,17 @@ def test_what_is_empty_is_not_drawn_and_large_pictures_are_shrunk():
 def test_the_legend_names_every_mark_that_is_asked_for():
     assert "truth" in legend() and "other objects" not in legend()
     assert "other objects" in legend(("answer", "truth", "other"))
+
+
+def test_heat_lies_over_the_grey_picture_in_its_own_pixels():
+    drawing = ElementTree.fromstring(draw_heat("data:,", (60, 90), np.linspace(0, 1, 12).reshape(3, 4), "<said>"))
+    grey, heat = drawing.iter("image")
+    assert grey.get("href") == "data:," and drawing.get("aria-label") == "<said>"
+    colours = Image.open(io.BytesIO(base64.b64decode(heat.get("href").split(",")[1])))
+    brightness = np.asarray(colours.convert("L"), int)
+    assert colours.size == (4, 3) and (np.diff(brightness.ravel()) > 0).all()
+    assert "0.25, share" in heat_scale(0.25, "share")
+
+
+def test_titles_are_no_markup():
+    assert "&lt;b&gt;" in side_by_side({"<b>": "<svg></svg>"}) and "<b>" not in side_by_side({"<b>": ""})
