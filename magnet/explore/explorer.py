@@ -44,6 +44,7 @@ class FailureExplorer(StandIn, w.VBox):
         self.keyboard = Keys(self.pages.actions(), HELP, "magnet-explorer")
         super().__init__(self._layout())
         self.add_class("magnet-explorer")
+        self.about.add_class("magnet-facts")
         self._filter()
 
     @property

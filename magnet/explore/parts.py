@@ -96,7 +96,7 @@ class FilterControls(w.VBox):
         )
         self.noted = w.Dropdown(options=_noted(notes), description="notes", layout=WIDE, style=NARROW)
         sorts = [name for name in SORTS if name in table]
-        self.sort = w.Dropdown(options=sorts, description="order", layout=WIDE, style=NARROW)
+        self.sort = w.Dropdown(options=sorts, description="order", layout={"width": "62%"}, style=NARROW)
         self.descending = w.Checkbox(description="largest first", indent=False, layout={"width": "auto"})
         parts = [self.text, self.kind, self.tags, self.iou, self.noted, self.sort, self.descending]
         for part in parts:

@@ -49,6 +49,7 @@ class PhrasePlayground(Panel):
         self.leaving_out: pd.DataFrame | None = None  # of `occlude`, where it is shown
         self._make_controls()
         super().__init__([self.phrase, widgets.HBox([self.word, self.other]), self._sources()], num_places=3)
+        self.add_class("magnet-playground")
         if picture is not None:
             self.show(picture, text)
         elif expressions is not None:
@@ -171,7 +172,7 @@ class PhrasePlayground(Panel):
             for when, answer in zip(("now", "before"), answers)
         }
         kinds = ("answer", "truth")[: 1 + any(map(self._truth, answers))]
-        self._show(MASK, side_by_side(drawings, legend(kinds), "20rem"))
+        self._show(MASK, side_by_side(drawings, legend(kinds), "min(100%, 25rem)"))
         if self.answer.tokens:
             self._show(ATTENTION, self._attention(picture, size))
 
@@ -181,7 +182,7 @@ class PhrasePlayground(Panel):
             f"{number} {token}": draw_heat(picture, size, maps[..., number - 1] / top, f"where {token} is read")
             for number, token in enumerate(tokens, 1)
         }
-        return side_by_side(drawings, heat_scale(top, "share of a place's attention"), "7rem")
+        return side_by_side(drawings, heat_scale(top, "share of a place's attention"), "8rem")
 
     def _truth(self, answer: Answer) -> str:
         """Its outline; "" where it is not known, as a phrase of one's own may mean something else."""

@@ -90,7 +90,7 @@ class ProposalViewer(Panel):
 
     def _draw(self, picture: str, truth: str) -> None:
         drawings = {title: draw_answer(picture, mask.shape, truth, outline(mask)) for title, mask in self.masks.items()}
-        self._show(0, side_by_side(drawings, legend(("answer", "truth")[: 1 + bool(truth)]), "10rem"))
+        self._show(0, side_by_side(drawings, legend(("answer", "truth")[: 1 + bool(truth)]), "12rem"))
 
     def _figures(self) -> list[Figure]:
         return [show_masks(self.image, [*self.masks.values()], [*self.masks])] if self.masks else []

@@ -21,6 +21,7 @@ from PIL import Image
 from magnet.workbench.plots import BLUE, ORANGE, Example
 
 LARGEST = 960  # pixels of the longer side of what is drawn; larger pictures and masks are shrunk to it
+HIGHEST = 26  # rem of the page
 HEAT = "magma"  # its colours also rise in grey
 MARKS = {"answer": "answer (filled)", "truth": "truth (dashed)", "other": "other objects of this kind (dotted)"}
 STYLE = f"""
@@ -31,10 +32,9 @@ STYLE = f"""
 .overlay .answer {{ stroke: {BLUE}; fill: {BLUE}40 }} .overlay .under.answer {{ stroke: #fff; fill: none }}
 .overlay .truth {{ stroke: {ORANGE}; stroke-dasharray: 5 3 }} .overlay .under.truth {{ stroke: #000 }}
 .overlay .other {{ stroke: #fff; stroke-dasharray: 1.5 3 }}
-.overlay .under.other {{ stroke: #000; stroke-dasharray: none }}
+.overlay .under.other {{ stroke: #000; stroke-dasharray: none; stroke-width: 2.4; opacity: .7 }}
 .side-by-side {{ display: grid; gap: .5rem; margin-bottom: .3rem }}
 .side-by-side figure {{ margin: 0; line-height: 1.3; overflow-wrap: anywhere }}
-.side-by-side svg {{ max-height: 26rem }}
 .sample {{ white-space: nowrap; margin-right: 1rem }}
 .sample svg {{ display: inline-block; width: 3rem; height: 1.2rem; vertical-align: middle; margin-right: .3rem }}
 """
@@ -78,12 +78,12 @@ def heat_scale(top: float, what: str) -> str:
     return f'<span class="sample">0 <span style="{bar}"></span> {top:.2f}, {escape(what)}</span>'
 
 
-def side_by_side(drawings: Mapping[str, str], below: str = "", width: str = "14rem") -> str:
+def side_by_side(drawings: Mapping[str, str], below: str = "", width: str = "minmax(14rem, 1fr)") -> str:
     """Drawings (title -> SVG) in a row, in several where one is too short, and a line of HTML below them.
 
-    Args: width: the least that one takes.
+    Args: width: of each, in the words of CSS grids.
     """
-    columns = f"grid-template-columns: repeat(auto-fit, minmax({width}, 1fr))"
+    columns = f"grid-template-columns: repeat(auto-fit, {width})"
     figures = "".join(
         f"<figure>{svg}<figcaption>{escape(title)}</figcaption></figure>" for title, svg in drawings.items()
     )
@@ -109,7 +109,7 @@ def _mark(kind: str, path: str) -> str:
 
 
 def _svg(size: tuple[int, int], inside: str, said: str) -> str:
-    box = f'viewBox="0 0 {size[1]} {size[0]}"'
+    box = f'viewBox="0 0 {size[1]} {size[0]}" style="max-width: {HIGHEST * size[1] / size[0]:.4g}rem"'
     return f'<svg class="overlay" {box} role="img" aria-label="{escape(said)}">{inside}</svg>'
 
 
