@@ -96,7 +96,7 @@ def read_failures(
     Raises ValueError for a table without sent_id, image_id, iou or text, with a sent_id twice, or with some that
     `expressions` lacks.
     """
-    table, data, own_folder, missing = _results(source, split, protocol)
+    table, data, own_folder, missing = _results(source, split, protocol, progress)
     folder = Path(folder) if folder else own_folder
     if absent := [name for name in NEEDED if name not in table]:
         raise ValueError(f"the results table has no column {', '.join(absent)}; it has {', '.join(table.columns)}")
@@ -112,7 +112,9 @@ def read_failures(
     return _with_data(failures, found, folder, progress)
 
 
-def _results(source, split: str, protocol: str) -> tuple[pd.DataFrame, DataConfig | None, Path | None, list[str]]:
+def _results(
+    source, split: str, protocol: str, progress: bool
+) -> tuple[pd.DataFrame, DataConfig | None, Path | None, list[str]]:
     """The results table, the data it is on, the folder beside it, and what is missing."""
     if isinstance(source, pd.DataFrame):
         return source, None, None, []
@@ -125,7 +127,8 @@ def _results(source, split: str, protocol: str) -> tuple[pd.DataFrame, DataConfi
     if path and path.exists() and not run.weights.exists():
         lacks = f"no weights in {run.folder}: the answers are those of {path.name}"
         return read_results(path), run.config.data, folder, [lacks]
-    return magnet.evaluate(run, split=split, protocol=protocol, cached=True), run.config.data, folder, []
+    answers = magnet.evaluate(run, split=split, protocol=protocol, cached=True, progress=progress)
+    return answers, run.config.data, folder, []
 
 
 def _read_data(table: pd.DataFrame, data: DataConfig | None) -> pd.DataFrame:
