@@ -16,7 +16,8 @@ from urllib.request import urlopen
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 90  # seconds for any one thing: the machine may be busy, and what is there is found at once
+PATIENCE = 60  # seconds for any one thing: the machine may be busy, and what is there is found at once
+LONGEST = 600  # the same for all cells of a notebook
 ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
 OF_ITS_OWN = ("Could not restore the debugger state",)  # JupyterLab says so when a kernel restarts early
 NO_QUESTIONS = {"fetchNews": "false", "checkForUpdates": False}  # that JupyterLab asks when it first opens
@@ -24,8 +25,9 @@ NO_QUESTIONS = {"fetchNews": "false", "checkForUpdates": False}  # that JupyterL
 
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
-    """JupyterLab on a copy of notebooks/ in `folder`, where all that is written stays; gives its address."""
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    """JupyterLab on a copy of the notebooks in `folder`, where all that they write stays; gives its address."""
+    for part in ("notebooks", "results/figures"):
+        shutil.copytree(ROOT / part, folder / part)
     address = f"http://localhost:{_free_port()}/lab?token={secrets.token_hex()}"
     command = [*_command(address), f"--ServerApp.root_dir={folder}"]
     with (folder / "jupyter.log").open("w") as log:
@@ -104,22 +106,36 @@ class Lab:
     def run_all(self) -> None:
         """Restart the kernel and run every cell; fails with what a cell's error says."""
         self.find("[data-jp-item-name=restart-and-run] jp-button").click()
-        self.page.locator(".jp-Dialog button.jp-mod-accept").click()
-        waiting = self.find(".jp-InputPrompt").get_by_text("[*]:", exact=True)
-        waiting.first.wait_for(state="attached")
-        expect(waiting).to_have_count(0, timeout=3000 * PATIENCE)
-        assert not self.find(ERROR).count(), self.find(ERROR).first.inner_text()
+        self._wait_for_cells()
         prompts = [text for text in self.find(".jp-CodeCell .jp-InputPrompt").all_inner_texts() if text]
         assert prompts[-1] == f"[{len(prompts)}]:", prompts
 
+    def run_up_to(self, widget: Locator) -> None:
+        """Restart the kernel and run the cells as far as that of the widget."""
+        self.find(".jp-Cell").filter(has=widget).locator(".jp-InputPrompt").click()
+        self._choose("Kernel", "Restart Kernel and Run up to Selected Cell…")
+        self._wait_for_cells()
+
+    def _wait_for_cells(self) -> None:
+        self.page.locator(".jp-Dialog button.jp-mod-accept").click()
+        waiting = self.find(".jp-InputPrompt").get_by_text("[*]:", exact=True)
+        waiting.first.wait_for(state="attached")
+        expect(waiting).to_have_count(0, timeout=1000 * LONGEST)
+        assert not self.find(ERROR).count(), self.find(ERROR).first.inner_text()
+
+    def _choose(self, *path: str) -> None:
+        """From the menus at the top of the window."""
+        self.page.locator(".lm-MenuBar-item").get_by_text(path[0], exact=True).click()
+        for name in path[1:]:
+            self.page.locator(".lm-Menu-item").get_by_text(name, exact=True).click()
+
     def theme(self, name: str) -> None:
-        self.page.locator(".lm-MenuBar-item", has_text="Settings").click()
-        self.page.locator(".lm-Menu-item", has_text="Theme").hover()
-        self.page.locator(".lm-Menu-item").get_by_text(name, exact=True).click()
+        self._choose("Settings", "Theme", name)
         self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
 
-    def look(self, name: str) -> None:
-        """A picture of the window, to look at."""
+    def look(self, widget: Locator, name: str) -> None:
+        """A picture of the window with the widget in it, to look at."""
+        widget.evaluate("one => one.scrollIntoView({block: 'start'})")
         self.page.screenshot(path=self.folder / f"{name}.png")
 
 

@@ -56,8 +56,7 @@ def test_a_newcomer_types_a_phrase_in_the_first_notebook(lab):
     assert outline_of(playground) != before
     expect(playground.locator("figcaption", has_text=re.compile("^[12] (the|ring)$"))).to_have_count(2)
     assert not cut_off(playground) and not faint(playground)
-    phrase.scroll_into_view_if_needed()
-    lab.look("playground")
+    lab.look(playground, "playground")
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +67,10 @@ def failures(window) -> Lab:
 
 
 def explorer_of(lab: Lab):
-    """The first explorer of the notebook, its list of rows, and the sentence that its picture shows."""
+    """The notebook's explorer with every answer in it, its list of rows, and the sentence that its picture shows."""
     explorer = lab.find(".magnet-explorer").first
-    explorer.scroll_into_view_if_needed()
+    explorer.get_by_label("error").select_option("any")
+    expect(explorer.locator(".magnet-list option")).not_to_have_count(0)
     return explorer, explorer.locator(".magnet-list select"), explorer.locator(".magnet-facts b")
 
 
@@ -94,7 +94,7 @@ def test_filters_change_rows_and_picture(lab, failures):
     expect(rows.locator("option")).to_have_count(len(everything))
     assert explorer.locator("figure").first.inner_html() == drawn
     assert not cut_off(explorer) and not faint(explorer)
-    lab.look("explorer")
+    lab.look(explorer, "explorer")
 
 
 def test_keys_walk_and_leave_the_notebook_alone(lab, failures):
@@ -127,7 +127,7 @@ def test_a_note_survives_the_kernel(lab, failures):
     expect(note).to_have_value("")
     (file,) = lab.folder.rglob("notes-*.json")
     assert [kept["text"] for kept in json.loads(file.read_text()).values()] == [NOTE]
-    lab.run_all()
+    lab.run_up_to(explorer)
     explorer, rows, sentence = explorer_of(lab)
     explorer.get_by_label("notes").select_option("with a note")
     expect(rows.locator("option")).to_have_count(1)
@@ -138,6 +138,5 @@ def test_everything_is_readable_in_the_dark(lab, failures):
     lab.theme("JupyterLab Dark")
     for name in ("magnet-explorer", "magnet-compare"):
         widget = lab.find(f".{name}").first
-        widget.scroll_into_view_if_needed()
+        lab.look(widget, f"{name}-dark")
         assert not cut_off(widget) and not faint(widget)
-        lab.look(f"{name}-dark")
