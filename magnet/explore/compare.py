@@ -21,7 +21,7 @@ from magnet.explore.parts import Pages, StandIn, Status, as_png
 from magnet.workbench.plots import difference_bars, prediction_grid
 
 HELP = "Keys: j, k next, last · PageDown, PageUp pages · Escape back (click here first)"
-MOST_TAGS = 16  # in the figure: those with the largest differences
+MOST_TAGS = 12  # in the figure: those with the largest differences
 FEWEST = 20  # expressions with a tag, below which it is left out of the figure
 NUM_KEPT = 64  # drawn pictures kept in memory
 
