@@ -21,7 +21,7 @@ from magnet.workbench.overlay import draw_example, legend, side_by_side
 from magnet.workbench.plots import difference_bars
 
 HELP = "Keys, after a click: j, k next, previous · PageDown, PageUp pages · Escape out of a field"
-MOST_TAGS = 16  # in the figure: those with the largest differences
+MOST_TAGS = 12  # in the figure: those with the largest differences
 FEWEST = 20  # expressions with a tag, below which it is left out of the figure
 
 

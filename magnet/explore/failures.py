@@ -108,6 +108,7 @@ def read_failures(
     try:
         found = _read_data(table, data) if expressions is None else expressions
     except (FileNotFoundError, ValueError) as error:
+        failures = replace(failures, table=_sized(failures.table))
         return _lacking(failures, f"no truth, competitors, error kinds or pictures, as the data is not there: {error}")
     return _with_data(failures, found, folder, progress)
 
@@ -136,6 +137,13 @@ def _read_data(table: pd.DataFrame, data: DataConfig | None) -> pd.DataFrame:
     if len(facts) < 3:
         raise ValueError("the table does not say what it is about; give expressions=")
     return read_refer(None if data is None else data.root, **facts)
+
+
+def _sized(table: pd.DataFrame) -> pd.DataFrame:
+    """Of a table that does not say how large its pictures are nothing can be drawn: a grey dot stands in for each."""
+    if {"height", "width"} <= set(table):
+        return table
+    return table.drop(columns="rle", errors="ignore").assign(height=1, width=1)
 
 
 def _with_data(failures: Failures, expressions: pd.DataFrame, folder: Path | None, progress: bool) -> Failures:

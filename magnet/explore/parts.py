@@ -196,11 +196,15 @@ class Pages(w.VBox):
 
 
 class NoteField(w.VBox):
-    """The note and the tags of one expression; every key stroke is written to the file."""
+    """The note and the tags of one expression, written to the file when a field is left.
+
+    Not at every key stroke: the browser holds strokes back while the kernel works, and they would come after a step to
+    another expression and be taken for its note.
+    """
 
     def __init__(self, notes: Notes, status: Status, written: Callable[[], None]):
         self.notes, self.status, self.written, self.sent_id = notes, status, written, None
-        self.text = w.Textarea(placeholder="note (n)", rows=2, layout=WIDE)
+        self.text = w.Textarea(placeholder="note (n)", rows=2, layout=WIDE, continuous_update=False)
         self.tags = w.Text(placeholder="own tags, separated by commas", layout=WIDE, continuous_update=False)
         for part in (self.text, self.tags):
             part.observe(lambda _: self._write(), "value")

@@ -1,14 +1,17 @@
-"""Which sentences go wrong more often than the others?
+"""Which sentences go wrong more often than the others, and in which way?
 
-wrong_by_tag(failures.table)                         # points, with 95 % intervals over pictures
-difference_bars(wrong_by_tag(failures.table), "with the tag", "without", "wrong answers")
+wrong_by_tag(failures.table)                                                    # points, with 95 % intervals
+kinds_by(failures.table, pd.cut(failures.table["num_words"], 3), ["merged"])    # percent of each group
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from magnet.explore.filters import tag_masks
+from magnet.explore.filters import distinct, tag_masks
 from magnet.statistics import bootstrap, interval
+from magnet.workbench.intervals import with_intervals
 
 FEWEST = 20  # sentences with and without a tag, below which nothing can be said
 
@@ -23,16 +26,28 @@ def wrong_by_tag(table: pd.DataFrame, num_draws: int = 10_000) -> pd.DataFrame:
     Args: table: with error, of `read_failures`.
     """
     wrong = (table["error"] != "right").to_numpy(float)
-    rows = {tag: _difference(wrong, has, table["image_id"], num_draws) for tag, has in _usable(table).items()}
+    usable = {tag: has for tag, has in distinct(tag_masks(table)).items() if FEWEST <= has.sum() <= len(has) - FEWEST}
+    rows = {tag: _difference(wrong, has, table["image_id"], num_draws) for tag, has in usable.items()}
     columns = ["value", "low", "high", "with_tag", "without", "n"]
     found = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return found.sort_values("value", ascending=False, kind="stable")
 
 
-def _usable(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    masks = {tag: has for tag, has in tag_masks(table).items() if FEWEST <= has.sum() <= len(has) - FEWEST}
-    same = {has.tobytes(): tag for tag, has in reversed(masks.items())}  # "ordinal" and "kind: ordinal": the first
-    return {tag: has for tag, has in masks.items() if tag in same.values()}
+def kinds_by(
+    table: pd.DataFrame, groups: pd.Series, kinds: Sequence[str], num_draws: int = 10_000
+) -> dict[str, pd.DataFrame]:
+    """How often each kind of error comes in each group of sentences: kind -> value, low, high (percent of the group's
+    sentences, 95 % intervals over pictures) and n (sentences), a row a group.
+
+    Args: table: with error, of `read_failures`; groups: (N,), categories, whose order the rows have.
+    """
+    there = {group: groups == group for group in groups.cat.categories if (groups == group).any()}
+    found = {}
+    for kind in kinds:
+        ratios = {group: (has & (table["error"] == kind), has) for group, has in there.items()}
+        found[kind] = with_intervals(ratios, table["image_id"], num_draws)
+        found[kind]["n"] = [int(has.sum()) for has in there.values()]
+    return found
 
 
 def _difference(wrong: np.ndarray, has: np.ndarray, image_ids: pd.Series, num_draws: int) -> tuple:

@@ -14,9 +14,11 @@ from PIL import Image
 
 from magnet.data import read_refer, select_split
 from magnet.explore import FailureExplorer
+from magnet.explore import answers as stored
 from magnet.explore.failures import read_failures
 from magnet.explore.keys import SCRIPT
 from magnet.refshapes.baselines import baseline_table
+from magnet.workbench import plots
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,42 @@ def test_a_table_alone_opens_and_says_what_it_lacks(explorer, tmp_path, monkeypa
     alone = FailureExplorer(explorer.failures.table.drop(columns="error"))
     assert alone.children[-1].value.count("<b>missing</b>") == 2 and "no picture" in alone.picture.value
     assert alone.filters.kind.options == (("not known", ()),)
+
+
+def test_missing_pictures_are_counted_and_grey_stands_in_for_them(answers, tmp_path):
+    results, expressions = answers
+    expressions = expressions.copy()
+    expressions.attrs["images"] = str(tmp_path / "gone")
+    explorer = FailureExplorer(results, expressions=expressions, folder=tmp_path, progress=False)
+    num = expressions["file"].nunique()
+    assert f"{num} of {num} pictures are missing" in explorer.children[-1].value and explorer.status.value == "ready"
+    shown = np.asarray(Image.open(io.BytesIO(explorer.picture.value)).convert("RGB"))
+    grey = int(plots.GREY * 255)
+    assert (abs(shown.astype(int) - grey).max(-1) <= 1).mean() > 0.2  # the left half, less its margins
+    assert len(explorer.stand_in().axes) == 4
+
+
+def test_a_kernel_restarted_in_the_middle_finds_everything(explorer, answers, tmp_path, monkeypatch):
+    explorer.note.text.value = "half a thou"
+    (notes,) = tmp_path.glob("notes-*.json")
+    notes.with_name(f".{notes.name}.99.tmp").write_text('{"1": {"te')  # what a kill leaves of a write that went on
+    monkeypatch.setattr(stored, "error_kinds", None)  # not called again
+    again = FailureExplorer(answers[0], expressions=answers[1], folder=tmp_path, progress=False)
+    assert again.row == explorer.row and again.note.text.value == "half a thou"
+    again.note.text.value += "ght"
+    assert "half a thought" in notes.read_text()
+
+
+def test_damaged_notes_do_not_keep_it_from_opening_and_are_kept_aside(explorer, answers, tmp_path):
+    explorer.note.text.value = "mine"
+    (notes,) = tmp_path.glob("notes-*.json")
+    notes.write_text(notes.read_text()[:-5])
+    damaged = notes.read_text()
+    with pytest.warns(UserWarning, match="cannot be read"):
+        again = FailureExplorer(answers[0], expressions=answers[1], folder=tmp_path, progress=False)
+    again.note.text.value = "new"
+    assert notes.with_name(f"{notes.stem}.damaged-1.json").read_text() == damaged
+    assert '"new"' in notes.read_text() and "mine" not in notes.read_text()
 
 
 def test_texts_of_the_data_are_no_markup(explorer):

@@ -50,10 +50,13 @@ def test_lift_is_that_of_the_word_at_its_place_and_words_of_pieces_have_none(exp
 
 def test_agreement_and_chance_by_hand():
     rows = [  # in the first sentence attention is right, in the second it is wrong, in the third nothing changes
-        (1, 0, 0.1, 0.9), (1, 1, 0.8, 1.5), (2, 0, 0.7, 1.0), (2, 1, 0.7, 1.1), (2, 2, 0.1, 2.0), (2, 3, 0.0, 0.3),
-        (3, 0, 0.2, 5.0),
+        (1, 0.1, 0.9), (1, 0.8, 1.5), (2, 0.7, 1.0), (2, 0.7, 1.1), (2, 0.1, 2.0), (2, 0.0, 0.3), (3, 0.2, 5.0),
+        (1, 0.9, np.nan),
     ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["sent_id", "position", "hidden", "lift"])
-    found = same_word(table.assign(image_id=table["sent_id"]), num_draws=20)
-    assert found.loc["attention", "value"] == 50 and found.loc["chance", "value"] == 50
-    assert found["n"].tolist() == [2, 2]
+    table = pd.DataFrame(rows, columns=["sent_id", "removed", "lift"])
+    table["image_id"] = table["sent_id"]
+    found = same_word(table.sample(frac=1, random_state=0), num_draws=20)
+    assert found["value"].tolist() == [50, 50, 0] and found["n"].tolist() == [2, 2, 2]
+    assert (found.loc["difference", "low"], found.loc["difference", "high"]) == (-50, 50)
+    nothing = same_word(table[table["sent_id"] == 3], num_draws=20)
+    assert nothing["n"].tolist() == [0, 0, 0] and nothing["value"].isna().all()

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from magnet.explore.failure_plots import kinds_on_plane, share_bars
-from magnet.explore.wrong import FEWEST, wrong_by_tag
+from magnet.explore.wrong import FEWEST, kinds_by, wrong_by_tag
 from magnet.workbench.embeddings import on_plane
 
 
@@ -45,11 +45,25 @@ def test_the_interval_resamples_pictures(table):
     assert (row["value"], row["low"], row["high"]) == (100, 100, 100)
 
 
+def test_kinds_by_group_are_counted_in_their_group(table):
+    groups = pd.cut(table["sent_id"], [-1, 39, 999, 10_000], labels=["first", "rest", "nobody"])
+    found = kinds_by(table, groups, ["merged", "part"], num_draws=100)
+    first = (table["error"] == "merged").head(40)
+    merged = found["merged"]
+    assert merged.index.tolist() == ["first", "rest"] and merged["n"].tolist() == [40, 80]
+    assert merged.loc["first", "value"] == pytest.approx(100 * first.mean())
+    assert merged.loc["first", "low"] < merged.loc["first", "value"] < merged.loc["first", "high"]
+    assert (found["part"]["value"] == 0).all()
+
+
 def test_figures_say_how_many(table):
     tables = {"val": pd.DataFrame({"value": [3, 9], "low": [1, 5], "high": [6, 12], "n": 504}, ["merged", "too_much"])}
     figure = share_bars(tables, "share (%)")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["merged", "too much"]
     assert figure.legends[0].get_texts()[0].get_text() == "val (n = 504)"
+    more = {name: pd.DataFrame({"value": [1, 2], "low": 0, "high": 3, "n": [5, 7]}, ["a", "b"]) for name in "xy"}
+    figure = share_bars(more, "share (%)")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a (n = 5)", "b (n = 7)"]
     points = np.random.default_rng(0).normal(size=(len(table), 3))
     plane = kinds_on_plane(on_plane(points), table["error"])
     said = [text.get_text() for text in plane.legends[0].get_texts()]
