@@ -37,7 +37,7 @@ failures = read_failures(read_results(path), read_refer(root, "made", "unc"), fo
 explorer = FailureExplorer(failures)
 opened = time.process_time() - began
 draw, filters, drawn = explorer._draw, [], []
-explorer._draw = lambda row: b""
+explorer._draw = lambda row: None
 for number in range(num_rounds):
     began = time.process_time()
     explorer.filters.text.value = f"word{number}"

@@ -260,6 +260,19 @@ def report(run: Positional[str], num_failures: int = 500) -> None:
     print(write_report(found))
 
 
+def explore(run: Positional[str], port: int | None = None, browser: bool = True) -> None:
+    """Open JupyterLab on notebook 11, "Where and why does it fail?", with a run's answers in it.
+
+    RUN: a run (folder, name, or recipe) or shipped weights. Run the cells there: a minute or two, longer where the run
+    has not been evaluated on its validation split. Notes and what is computed once are kept in explore/ in the run
+    folder (results/explore/ for shipped weights); without a kernel, magnet report shows the failures. --no-browser
+    only prints the address. Ctrl-C, twice, stops it.
+    """
+    from magnet.explore.lab import open_lab
+
+    open_lab(run, port, browser)
+
+
 def benchmark_variants(
     recipe: Literal["magnet_tiny", "magnet_base"] = "magnet_tiny", steps: int = 5, batch_size: int | None = None,
     output: Path | None = None,
@@ -401,6 +414,7 @@ COMMANDS = {
     "score": score,
     "convert": convert,
     "report": report,
+    "explore": explore,
     "ablate": ablate,
     "benchmark speed": benchmark_speed,
     "benchmark variants": benchmark_variants,

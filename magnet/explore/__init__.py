@@ -13,9 +13,14 @@ _LAZY = {  # public name -> module that defines it
     "CompareRuns": "compare", "FailureExplorer": "explorer", "PhrasePlayground": "playground",
     "ProposalViewer": "proposals",
 }  # fmt: skip
+__all__ = [*_LAZY]
 
 
 def __getattr__(name: str):
     if name in _LAZY:
         return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

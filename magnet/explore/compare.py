@@ -4,7 +4,6 @@ from magnet.explore import CompareRuns
 CompareRuns("refshapes-tiny", "refshapes-tiny-lavt", split="testB")
 """
 
-from functools import lru_cache
 from html import escape
 from pathlib import Path
 
@@ -18,12 +17,12 @@ from magnet.explore.failures import Failures, read_failures
 from magnet.explore.filters import Filter, select, tag_masks
 from magnet.explore.keys import Keys
 from magnet.explore.parts import Pages, StandIn, Status, as_png
-from magnet.workbench.plots import difference_bars, prediction_grid
+from magnet.workbench.overlay import draw_example, legend, side_by_side
+from magnet.workbench.plots import difference_bars
 
-HELP = "Keys: j, k next, last · PageDown, PageUp pages · Escape back (click here first)"
-MOST_TAGS = 16  # in the figure: those with the largest differences
+HELP = "Keys, after a click: j, k next, previous · PageDown, PageUp pages · Escape out of a field"
+MOST_TAGS = 12  # in the figure: those with the largest differences
 FEWEST = 20  # expressions with a tag, below which it is left out of the figure
-NUM_KEPT = 64  # drawn pictures kept in memory
 
 
 class CompareRuns(StandIn, w.VBox):
@@ -41,12 +40,11 @@ class CompareRuns(StandIn, w.VBox):
         self.answers = aligned(self.a.table, b.table)  # b's, in the order of a
         self.differences = differences_by_tag(self.a.table, b.table)
         self.outcomes, self.masks = outcomes(self.a.table, b.table), tag_masks(self.a.table)
-        self.status, self.picture, self.about = Status(), w.Image(format="png", layout={"width": "100%"}), w.HTML()
+        self.status, self.picture, self.about = Status(), w.HTML(), w.HTML()
         self.choice = w.Dropdown(options=self._choices(), description="right")
         self.tag = w.Dropdown(options=[("any", ()), *((tag, (tag,)) for tag in self.masks)], description="tag")
         self.pages = Pages(self._label, self._show)
         self.keyboard = Keys(self.pages.actions(), HELP, "magnet-compare")
-        self._draw = lru_cache(NUM_KEPT)(self._draw_row)
         for part in (self.choice, self.tag):
             part.observe(lambda _: self._filter(), "value")
         super().__init__(self._layout())
@@ -73,7 +71,9 @@ class CompareRuns(StandIn, w.VBox):
         return [(f"{said[one]} ({(self.outcomes == one).sum():,})", one) for one in OUTCOMES]
 
     def _layout(self) -> list[w.Widget]:
-        bars = w.Image(value=as_png(self.stand_in()), format="png", layout={"max_width": "100%"})
+        bars = w.Image(
+            value=as_png(self.stand_in()), format="png", layout={"max_width": "100%", "align_self": "flex-start"}
+        )
         left = w.VBox([self.choice, self.tag, self.pages], layout={"width": "24em", "min_width": "18em"})
         right = w.VBox([self.picture, self.about], layout={"flex": "1 1 30em"})
         return [bars, w.HBox([left, right], layout={"flex_flow": "row wrap"}), self.status, self.keyboard]
@@ -88,17 +88,17 @@ class CompareRuns(StandIn, w.VBox):
 
     def _show(self) -> None:
         if self.row is None:
-            self.picture.value, self.about.value = b"", "no answer is selected"
+            self.picture.value, self.about.value = "", "no answer is selected"
             return
         with self.status.busy("drawing"):
-            self.picture.value = self._draw(self.row)
+            self._draw(self.row)
             answer = self.a.table.iloc[self.row]
             self.about.value = f"<b>{escape(answer['text'])}</b><br>sent_id {answer['sent_id']}"
 
-    def _draw_row(self, row: int) -> bytes:
-        a, b = self.names
-        examples = {a: self.a.example(row), b: self.a.example(row, self.answers)}
-        return as_png(prediction_grid(list(examples.values()), num_columns=2, titles=list(examples)))
+    def _draw(self, row: int) -> None:
+        examples = [self.a.example(row), self.a.example(row, self.answers)]
+        titles = [f"{name}, IoU {example.iou:.2f}" for name, example in zip(self.names, examples)]
+        self.picture.value = side_by_side(dict(zip(titles, map(draw_example, examples))), legend())
 
 
 def _name(source, failures: Failures, otherwise: str) -> str:

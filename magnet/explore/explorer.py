@@ -4,11 +4,10 @@
     explorer = FailureExplorer("refshapes-tiny", split="testB")
     explorer                       # the widget; explorer.stand_in() is its picture
 
-Keys, wherever the focus is inside it: j and k or arrows for the next and the last one, PageDown and PageUp for pages, n
-for the note, Escape to leave a field.
+Keys, wherever the focus is inside it: j and k or arrows for the next and the one before, PageDown and PageUp for pages,
+n for the note, Escape to leave a field.
 """
 
-from functools import lru_cache
 from html import escape
 from pathlib import Path
 
@@ -20,12 +19,12 @@ from magnet.explore import export
 from magnet.explore.failures import ELSEWHERE, Failures, read_failures
 from magnet.explore.filters import select, tag_masks
 from magnet.explore.keys import Keys
-from magnet.explore.parts import FilterControls, NoteField, Pages, StandIn, Status, as_png
-from magnet.workbench.plots import prediction_grid, show_answer
+from magnet.explore.parts import FilterControls, NoteField, Pages, StandIn, Status
+from magnet.workbench.overlay import MARKS, draw_answer, draw_example, jpeg, legend, side_by_side
+from magnet.workbench.plots import prediction_grid
 
-HELP = "Keys: j, k next, last · PageDown, PageUp pages · n note · Escape back (click here first)"
+HELP = "Keys, after a click: j, k next, previous · PageDown, PageUp pages · n note · Escape out of a field"
 NUM_SHOWN = 4  # answers in the stand-in
-NUM_KEPT = 64  # drawn pictures kept in memory
 
 
 class FailureExplorer(StandIn, w.VBox):
@@ -38,14 +37,14 @@ class FailureExplorer(StandIn, w.VBox):
     def __init__(self, source, **options):
         self.failures = source if isinstance(source, Failures) else read_failures(source, **options)
         table, self.masks = self.failures.table, tag_masks(self.failures.table)
-        self.status, self.about, self.picture = Status(), w.HTML(), w.Image(format="png", layout={"width": "100%"})
+        self.status, self.about, self.picture = Status(), w.HTML(), w.HTML()
         self.filters = FilterControls(table, self.masks, self.failures.notes, self._filter)
         self.pages = Pages(self._label, self._show)
         self.note = NoteField(self.failures.notes, self.status, self.filters.refresh)
         self.keyboard = Keys(self.pages.actions(), HELP, "magnet-explorer")
-        self._draw = lru_cache(NUM_KEPT)(self._draw_row)
         super().__init__(self._layout())
         self.add_class("magnet-explorer")
+        self.about.add_class("magnet-facts")
         self._filter()
 
     @property
@@ -105,14 +104,18 @@ class FailureExplorer(StandIn, w.VBox):
         row = self.row
         self.note.show(None if row is None else int(self.failures.table["sent_id"].iloc[row]))
         if row is None:
-            self.picture.value, self.about.value = b"", "no answer is selected"
+            self.picture.value, self.about.value = "", "no answer is selected"
             return
         with self.status.busy("drawing"):
-            self.picture.value = self._draw(row)
+            self._draw(row)
             self.about.value = self._facts(row)
 
-    def _draw_row(self, row: int) -> bytes:
-        return as_png(show_answer(self.failures.example(row), self.failures.competitors(row)))
+    def _draw(self, row: int) -> None:
+        example, others = self.failures.example(row), self.failures.competitors(row)
+        alone = draw_answer(jpeg(example.image), example.truth.shape, said="The picture alone")
+        name = "no picture" if example.image is None else "picture"
+        drawings = {name: alone, f"IoU {example.iou:.2f}": draw_example(example, others)}
+        self.picture.value = side_by_side(drawings, legend([*MARKS][: 2 + bool(others)]))
 
     def _facts(self, row: int) -> str:
         answer = self.failures.table.iloc[row]

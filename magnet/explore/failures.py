@@ -96,7 +96,7 @@ def read_failures(
     Raises ValueError for a table without sent_id, image_id, iou or text, with a sent_id twice, or with some that
     `expressions` lacks.
     """
-    table, data, own_folder, missing = _results(source, split, protocol)
+    table, data, own_folder, missing = _results(source, split, protocol, progress)
     folder = Path(folder) if folder else own_folder
     if absent := [name for name in NEEDED if name not in table]:
         raise ValueError(f"the results table has no column {', '.join(absent)}; it has {', '.join(table.columns)}")
@@ -108,11 +108,14 @@ def read_failures(
     try:
         found = _read_data(table, data) if expressions is None else expressions
     except (FileNotFoundError, ValueError) as error:
+        failures = replace(failures, table=_sized(failures.table))
         return _lacking(failures, f"no truth, competitors, error kinds or pictures, as the data is not there: {error}")
     return _with_data(failures, found, folder, progress)
 
 
-def _results(source, split: str, protocol: str) -> tuple[pd.DataFrame, DataConfig | None, Path | None, list[str]]:
+def _results(
+    source, split: str, protocol: str, progress: bool
+) -> tuple[pd.DataFrame, DataConfig | None, Path | None, list[str]]:
     """The results table, the data it is on, the folder beside it, and what is missing."""
     if isinstance(source, pd.DataFrame):
         return source, None, None, []
@@ -125,7 +128,8 @@ def _results(source, split: str, protocol: str) -> tuple[pd.DataFrame, DataConfi
     if path and path.exists() and not run.weights.exists():
         lacks = f"no weights in {run.folder}: the answers are those of {path.name}"
         return read_results(path), run.config.data, folder, [lacks]
-    return magnet.evaluate(run, split=split, protocol=protocol, cached=True), run.config.data, folder, []
+    answers = magnet.evaluate(run, split=split, protocol=protocol, cached=True, progress=progress)
+    return answers, run.config.data, folder, []
 
 
 def _read_data(table: pd.DataFrame, data: DataConfig | None) -> pd.DataFrame:
@@ -133,6 +137,13 @@ def _read_data(table: pd.DataFrame, data: DataConfig | None) -> pd.DataFrame:
     if len(facts) < 3:
         raise ValueError("the table does not say what it is about; give expressions=")
     return read_refer(None if data is None else data.root, **facts)
+
+
+def _sized(table: pd.DataFrame) -> pd.DataFrame:
+    """Of a table that does not say how large its pictures are nothing can be drawn: a grey dot stands in for each."""
+    if {"height", "width"} <= set(table):
+        return table
+    return table.drop(columns="rle", errors="ignore").assign(height=1, width=1)
 
 
 def _with_data(failures: Failures, expressions: pd.DataFrame, folder: Path | None, progress: bool) -> Failures:

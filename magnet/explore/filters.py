@@ -49,6 +49,12 @@ def tag_masks(table: pd.DataFrame) -> dict[str, np.ndarray]:
     return masks
 
 
+def distinct(masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of tags that the same rows have ("ordinal", "kind: ordinal") the first."""
+    first = {has.tobytes(): tag for tag, has in reversed(masks.items())}
+    return {tag: has for tag, has in masks.items() if first[has.tobytes()] == tag}
+
+
 def select(table: pd.DataFrame, wanted: Filter, masks: dict[str, np.ndarray] | None = None) -> np.ndarray:
     """Positions (n,) of the rows that a filter lets through, in its order.
 

@@ -15,7 +15,8 @@ function render({ model, el }) {
   const hear = (event) => {
     const whole = el.closest("." + model.get("inside"));
     if (!whole || !whole.contains(event.target)) return;
-    whole.setAttribute("data-lm-suppress-shortcuts", "true");  // or JupyterLab would take "d d" for deleting the cell
+    // JupyterLab takes "d d" for deleting the cell; it looks for this mark on what has the focus, not around it
+    event.target.setAttribute("data-lm-suppress-shortcuts", "true");
     const writes = event.target.matches("textarea, input:not([type=checkbox]), [role=slider]");
     if (event.key === "Escape") el.focus();
     else if (writes || event.ctrlKey || event.altKey || event.metaKey) return;

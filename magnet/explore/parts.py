@@ -13,6 +13,7 @@ import ipywidgets as w
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from magnet.explore.filters import Filter, num_pages, page
 from magnet.explore.notes import Note, Notes
@@ -20,23 +21,42 @@ from magnet.workbench.errors import KINDS
 
 SORTS = ("iou", "sent_id", "area", "num_words", "num_same_category", "U")
 WIDE = {"width": "98%"}
+LIST_STYLE = """<style>
+.magnet-list select { font: 11px/1.45 var(--jp-code-font-family, monospace); overflow-x: hidden }
+.magnet-list option { overflow: hidden; text-overflow: ellipsis }
+</style>"""
+ANY = ","  # no tag is called so; None would show as no choice at all
 NARROW = {"description_width": "4.5em"}
 
 
-def as_png(figure: Figure, dpi: int = 100) -> bytes:
-    """A figure as the bytes of a PNG file."""
+def as_png(figure: Figure | Image.Image, dpi: int = 100) -> bytes:
+    """A figure, or a picture, as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    if isinstance(figure, Figure):
+        figure.savefig(buffer, format="png", dpi=dpi)
+    else:
+        figure.save(buffer, format="png")
     return buffer.getvalue()
+
+
+def as_image(figure: Figure, dpi: int = 80) -> Image.Image:
+    """A figure as a picture."""
+    return Image.open(io.BytesIO(as_png(figure, dpi))).convert("RGB")
+
+
+def as_html(figure: Figure, dpi: int = 80) -> str:
+    """A figure as an element of a page, never wider than the page."""
+    picture = base64.b64encode(as_png(figure, dpi)).decode()
+    return f'<img src="data:image/png;base64,{picture}" style="max-width: 100%">'
 
 
 class StandIn:
     """A widget that shows a picture of itself where no kernel runs, as on a web page or in print.
 
-    Mixed in before the ipywidgets class; `stand_in()` gives the figure.
+    Mixed in before the ipywidgets class; `stand_in()` gives the picture.
     """
 
-    def stand_in(self) -> Figure:
+    def stand_in(self) -> Figure | Image.Image:
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **options) -> dict:
@@ -70,18 +90,18 @@ class FilterControls(w.VBox):
         self.text = w.Text(description="text", placeholder="part of a sentence", layout=WIDE, style=NARROW)
         self.kind = w.Dropdown(options=_kinds(table), description="error", layout=WIDE, style=NARROW)
         tags = [(f"{tag} ({has.sum():,})", tag) for tag, has in masks.items()]
-        self.tags = w.SelectMultiple(options=tags, rows=6, description="tags", layout=WIDE, style=NARROW)
+        self.tags = w.SelectMultiple(options=tags, rows=5, description="tags", layout=WIDE, style=NARROW)
         self.iou = w.FloatRangeSlider(
             value=(0, 1), min=0, max=1, step=0.01, description="IoU", readout_format=".2f", layout=WIDE, style=NARROW
         )
         self.noted = w.Dropdown(options=_noted(notes), description="notes", layout=WIDE, style=NARROW)
         sorts = [name for name in SORTS if name in table]
-        self.sort = w.Dropdown(options=sorts, description="order", layout=WIDE, style=NARROW)
-        self.descending = w.Checkbox(description="largest first", indent=False)
+        self.sort = w.Dropdown(options=sorts, description="order", layout={"width": "62%"}, style=NARROW)
+        self.descending = w.Checkbox(description="largest first", indent=False, layout={"width": "auto"})
         parts = [self.text, self.kind, self.tags, self.iou, self.noted, self.sort, self.descending]
         for part in parts:
             part.observe(lambda _: changed(), "value")
-        super().__init__(parts)
+        super().__init__([*parts[:5], w.HBox([self.sort, self.descending], layout=WIDE)])
 
     def wanted(self) -> Filter:
         low, high = self.iou.value
@@ -92,7 +112,7 @@ class FilterControls(w.VBox):
 
     def _sent_ids(self) -> list[int] | None:
         chosen = self.noted.value
-        if chosen is None:
+        if chosen == ANY:
             return None
         return [sent_id for sent_id, note in self.notes.items() if chosen == "" or chosen in note.tags]
 
@@ -101,7 +121,7 @@ class FilterControls(w.VBox):
         if list(self.noted.options) != (options := _noted(self.notes)):
             kept = self.noted.value
             self.noted.options = options
-            self.noted.value = kept if kept in dict(options).values() else None
+            self.noted.value = kept if kept in dict(options).values() else ANY
 
 
 def _kinds(table: pd.DataFrame) -> list[tuple[str, tuple[str, ...]]]:
@@ -113,8 +133,8 @@ def _kinds(table: pd.DataFrame) -> list[tuple[str, tuple[str, ...]]]:
     return [("any", ()), (f"all but right ({counts.reindex(wrong).sum():,.0f})", wrong), *known]
 
 
-def _noted(notes: Notes) -> list[tuple[str, str | None]]:
-    return [("any", None), ("with a note", ""), *((f"tagged {tag}", tag) for tag in notes.all_tags())]
+def _noted(notes: Notes) -> list[tuple[str, str]]:
+    return [("any", ANY), ("with a note", ""), *((f"tagged {tag}", tag) for tag in notes.all_tags())]
 
 
 class Pages(w.VBox):
@@ -126,13 +146,15 @@ class Pages(w.VBox):
     def __init__(self, label: Callable[[int], str], chosen: Callable[[], None], size: int = 15):
         self.label, self.size, self.rows, self.number = label, size, np.array([], int), 0
         self.list = w.Select(rows=size, layout=WIDE)
+        self.list.add_class("magnet-list")
         self._chosen = lambda _=None: chosen()
         self.list.observe(self._chosen, "value")
         self.where = w.Label()
         buttons = [w.Button(description=text, layout={"width": "8em"}) for text in ("◀ page", "page ▶")]
         for button, way in zip(buttons, (-1, 1)):
             button.on_click(lambda _, way=way: self.turn(way))
-        super().__init__([self.list, w.HBox(buttons), self.where])
+        look = w.HTML(LIST_STYLE, layout={"display": "none"})
+        super().__init__([self.list, w.HBox(buttons), self.where, look])
 
     @property
     def row(self) -> int | None:
@@ -174,11 +196,15 @@ class Pages(w.VBox):
 
 
 class NoteField(w.VBox):
-    """The note and the tags of one expression; every key stroke is written to the file."""
+    """The note and the tags of one expression, written to the file when a field is left.
+
+    Not at every key stroke: the browser holds strokes back while the kernel works, and they would come after a step to
+    another expression and be taken for its note.
+    """
 
     def __init__(self, notes: Notes, status: Status, written: Callable[[], None]):
         self.notes, self.status, self.written, self.sent_id = notes, status, written, None
-        self.text = w.Textarea(placeholder="note (n)", rows=2, layout=WIDE)
+        self.text = w.Textarea(placeholder="note (n)", rows=2, layout=WIDE, continuous_update=False)
         self.tags = w.Text(placeholder="own tags, separated by commas", layout=WIDE, continuous_update=False)
         for part in (self.text, self.tags):
             part.observe(lambda _: self._write(), "value")

@@ -2,7 +2,7 @@
 
 predictor.set_image("picture.png")
 answer = answer_phrase(predictor, "the red star")
-answer_figure(image, answer)
+answer.mask, answer.score, answer.remarks
 """
 
 import warnings

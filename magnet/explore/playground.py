@@ -11,17 +11,20 @@ from pathlib import Path
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image
 
 from magnet.explore.occlusion import iou, occlude
 from magnet.explore.panel import Panel
+from magnet.explore.parts import as_html
 from magnet.explore.phrases import Answer, answer_phrase, swap_word, words_of_kind
 from magnet.explore.word_plots import occlusion_figure
 from magnet.predictor import Predictor, read_picture
 from magnet.workbench.diagnostics import load_examples
+from magnet.workbench.overlay import draw_answer, draw_heat, heat_scale, jpeg, legend, outline, side_by_side
 from magnet.workbench.plots import attention_per_word, show_masks
 
-MASK, ATTENTION, OCCLUSION = range(3)  # the figures
+MASK, ATTENTION, OCCLUSION = range(3)  # the places
 LARGEST = 640  # pixels of an own picture's longer side; a larger one is read and shown shrunk to this
 
 
@@ -43,8 +46,10 @@ class PhrasePlayground(Panel):
         self.image: np.ndarray | None = None  # (H,W,3) uint8
         self.truths: dict[str, np.ndarray] = {}  # sentence -> (H,W) bool, of the expression that is shown
         self.answer: Answer | None = None
+        self.leaving_out: pd.DataFrame | None = None  # of `occlude`, where it is shown
         self._make_controls()
-        super().__init__([self.phrase, widgets.HBox([self.word, self.other]), self._sources()], num_figures=3)
+        super().__init__([self.phrase, widgets.HBox([self.word, self.other]), self._sources()], num_places=3)
+        self.add_class("magnet-playground")
         if picture is not None:
             self.show(picture, text)
         elif expressions is not None:
@@ -154,18 +159,42 @@ class PhrasePlayground(Panel):
 
     def _clear(self) -> None:
         """The picture alone: no mask may stand beside a phrase that it does not answer."""
-        self._show(MASK, None if self.image is None else Image.fromarray(self.image))
-        self._show(ATTENTION, None)
-        self._show(OCCLUSION, None)
+        self.leaving_out = None
+        alone = "" if self.image is None else side_by_side({"": draw_answer(jpeg(self.image), self.image.shape[:2])})
+        for place, html in ((MASK, alone), (ATTENTION, ""), (OCCLUSION, "")):
+            self._show(place, html)
 
     def _draw(self, before: Answer | None) -> None:
+        picture, size = jpeg(self.image), self.image.shape[:2]
         answers = [self.answer, *([before] if before and before.text != self.answer.text else [])]
-        titles = [self._title(when, answer) for when, answer in zip(("now", "before"), answers)]
-        self._show(MASK, show_masks(self.image, [answer.mask for answer in answers], titles))
+        drawings = {
+            self._title(when, answer): draw_answer(picture, size, self._truth(answer), outline(answer.mask))
+            for when, answer in zip(("now", "before"), answers)
+        }
+        kinds = ("answer", "truth")[: 1 + any(map(self._truth, answers))]
+        self._show(MASK, side_by_side(drawings, legend(kinds), "min(100%, 25rem)"))
         if self.answer.tokens:
-            self._show(
-                ATTENTION, attention_per_word(self.image, self.answer.tokens, self.answer.attention, num_columns=8)
-            )
+            self._show(ATTENTION, self._attention(picture, size))
+
+    def _attention(self, picture: str, size: tuple[int, int]) -> str:
+        tokens, maps, top = self.answer.tokens, self.answer.attention, float(self.answer.attention.max())
+        drawings = {
+            f"{number} {token}": draw_heat(picture, size, maps[..., number - 1] / top, f"where {token} is read")
+            for number, token in enumerate(tokens, 1)
+        }
+        return side_by_side(drawings, heat_scale(top, "share of a place's attention"), "8rem")
+
+    def _truth(self, answer: Answer) -> str:
+        """Its outline; "" where it is not known, as a phrase of one's own may mean something else."""
+        return outline(self.truths[answer.text]) if answer.text in self.truths else ""
+
+    def _figures(self) -> list[Figure]:
+        if self.answer is None:
+            return []
+        figures = [show_masks(self.image, [self.answer.mask], [self.answer.text])]
+        if self.answer.tokens:
+            figures.append(attention_per_word(self.image, self.answer.tokens, self.answer.attention, num_columns=8))
+        return [*figures, *([] if self.leaving_out is None else [occlusion_figure(self.image, self.leaving_out)])]
 
     def _title(self, when: str, answer: Answer) -> str:
         truth = self.truths.get(answer.text)  # a phrase of one's own may mean something else
@@ -173,8 +202,9 @@ class PhrasePlayground(Panel):
         return f"{when}: {answer.text}{found}"
 
     def _leave_out(self) -> Sequence[str]:
-        self._show(OCCLUSION, None)
+        self.leaving_out = None
+        self._show(OCCLUSION, "")
         if self.each_word.value and self.answer:
-            table = occlude(self.predictor, self.answer.text, self.truths.get(self.answer.text))
-            self._show(OCCLUSION, occlusion_figure(self.image, table))
+            self.leaving_out = occlude(self.predictor, self.answer.text, self.truths.get(self.answer.text))
+            self._show(OCCLUSION, as_html(occlusion_figure(self.image, self.leaving_out)))
         return []

@@ -11,6 +11,7 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from magnet.data import encode
@@ -19,6 +20,7 @@ from magnet.explore.occlusion import iou
 from magnet.explore.panel import Panel
 from magnet.metrics import rle_decode, rle_encode
 from magnet.predictor import Predictor, read_picture
+from magnet.workbench.overlay import draw_answer, jpeg, legend, outline, side_by_side
 from magnet.workbench.plots import show_masks
 
 
@@ -62,9 +64,10 @@ class ProposalViewer(Panel):
         self.predictor, self.truth, self.num_shown = predictor, truth, num_shown
         self.image = np.asarray(read_picture(picture))
         self.table: pd.DataFrame | None = None
+        self.masks: dict[str, np.ndarray] = {}  # title -> (H,W) bool, of what is shown
         self.phrase = widgets.Text(text, description="phrase", continuous_update=False)
         self.phrase.observe(lambda change: self.ask(change["new"]), "value")
-        super().__init__([self.phrase], num_figures=1)
+        super().__init__([self.phrase], num_places=1)
         if text:
             self.ask(text)
 
@@ -73,16 +76,24 @@ class ProposalViewer(Panel):
         self._work(self._ask, text)
 
     def _ask(self, text: str) -> list[str]:
-        self.table = None
-        self._show(0, None)
+        self.table, self.masks = None, {}
+        self._show(0, "")
         self.predictor.set_image(self.image)
         mask, score = self.predictor.predict(text)
         self.table = read_proposals(self.predictor, text, self.truth)
         shown = self.table.head(self.num_shown)
         masks = [rle_decode(rle, *mask.shape) for rle in shown["rle"]]
         titles = [f"answer, score {score:.2f}", *map(_title, shown.itertuples())]
-        self._show(0, show_masks(self.image, [mask, *masks], titles))
+        self.masks = dict(zip(titles, [mask, *masks]))
+        self._draw(jpeg(self.image), "" if self.truth is None else outline(self.truth))
         return [f"{len(shown)} of {len(self.table)} proposals, by weight", *self._coverage()]
+
+    def _draw(self, picture: str, truth: str) -> None:
+        drawings = {title: draw_answer(picture, mask.shape, truth, outline(mask)) for title, mask in self.masks.items()}
+        self._show(0, side_by_side(drawings, legend(("answer", "truth")[: 1 + bool(truth)]), "12rem"))
+
+    def _figures(self) -> list[Figure]:
+        return [show_masks(self.image, [*self.masks.values()], [*self.masks])] if self.masks else []
 
     def _coverage(self) -> list[str]:
         if self.truth is None:

@@ -187,8 +187,14 @@ def principal_plane(embeddings: Embeddings, num: int = 150, seed: int = 0) -> pd
     own, other = (np.where(where, draw, -1).argmax(1) for where in (embeddings.inside[kept], ~embeddings.inside[kept]))
     points = {"object": embeddings.pixels[kept, own], "others": embeddings.pixels[kept, other],
               "sentence": embeddings.sentences[kept]}  # fmt: skip
-    stacked = np.concatenate(list(points.values()))
-    _, lengths, axes = np.linalg.svd(stacked - stacked.mean(0), full_matrices=False)
-    table = pd.DataFrame((stacked - stacked.mean(0)) @ axes[:2].T, columns=["x", "y"])
+    plane = on_plane(np.concatenate(list(points.values())))
+    return plane.assign(kind=np.repeat(list(points), len(kept)))
+
+
+def on_plane(points: np.ndarray) -> pd.DataFrame:
+    """x, y of N points (N,D) along the two directions in which they differ most (principal components); attrs
+    "explained": the share of their variance, 0 to 1, in this plane."""
+    _, lengths, axes = np.linalg.svd(points - points.mean(0), full_matrices=False)
+    table = pd.DataFrame((points - points.mean(0)) @ axes[:2].T, columns=["x", "y"])
     table.attrs["explained"] = float((lengths[:2] ** 2).sum() / (lengths**2).sum())
-    return table.assign(kind=np.repeat(list(points), len(kept)))
+    return table

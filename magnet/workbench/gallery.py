@@ -11,18 +11,15 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import contourpy
 import jinja2
-import numpy as np
 import pandas as pd
-from PIL import Image
 
 from magnet import runs
 from magnet.data import read_refer
 from magnet.data.dataset import read_image
 from magnet.metrics import rle_decode
 from magnet.workbench.errors import KINDS, error_kinds, error_shares
-from magnet.workbench.plots import BLUE, ORANGE
+from magnet.workbench.overlay import STYLE, draw_answer, legend, outline
 from magnet.workbench.report import own_results
 
 SIDES = (256, 192, 128, 96, 64, 32, 16, 8)  # pixels of the longer side; the first that fits is taken
@@ -31,7 +28,7 @@ PICTURE_BYTES, OUTLINE_CHARACTERS = 9000, 3000  # for each card; base64 makes fo
 
 @dataclass(frozen=True)
 class Card:
-    """One wrong answer. picture: WebP as base64, or "" for one that cannot be read; truth, answer: SVG paths."""
+    """One wrong answer. drawing: an SVG element; has_picture: or else it is grey."""
 
     sent_id: int
     image_id: int
@@ -40,11 +37,8 @@ class Card:
     iou: float
     text: str
     tags: list[str]
-    width: int
-    height: int
-    picture: str
-    truth: str
-    answer: str
+    drawing: str
+    has_picture: bool
 
 
 def write_gallery(run: runs.Run | str | Path, num_cards: int = 500) -> Path:
@@ -73,8 +67,9 @@ def _page(run: runs.Run, answers: pd.DataFrame, num_wrong: int, cards: list[Card
     return page.render(
         run=run, cards=cards, num_wrong=num_wrong, splits=answers["split"].unique(), kinds=present,
         shares=error_shares(answers["error"], answers).reset_index(names="kind").to_dict("records"),
-        tags=sorted({tag for card in cards for tag in card.tags}), num_missing=sum(not card.picture for card in cards),
-        blue=BLUE, orange=ORANGE, script=SCRIPT, script_hash=_hash(SCRIPT),
+        tags=sorted({tag for card in cards for tag in card.tags}),
+        num_missing=sum(not card.has_picture for card in cards),
+        style=STYLE, legend=legend(), script=SCRIPT, script_hash=_hash(SCRIPT),
     )  # fmt: skip
 
 
@@ -95,8 +90,9 @@ def _cards(shown: pd.DataFrame, expressions: pd.DataFrame) -> list[Card]:
 def _card(answer: pd.Series, truth: pd.Series, file: Path) -> Card:
     size = int(truth["height"]), int(truth["width"])
     same = {name: answer[name] for name in ("sent_id", "image_id", "split", "error", "iou", "text")}
-    outlines = {"truth": outline(truth["rle"], *size), "answer": outline(answer["rle"], *size)}
-    return Card(**same, **outlines, tags=tags_of(answer), height=size[0], width=size[1], picture=_picture(file, *size))
+    picture, outlines = _picture(file, *size), [_outline(one["rle"], *size) for one in (truth, answer)]
+    drawing = draw_answer(picture, size, *outlines, said="Truth dashed, answer filled")
+    return Card(**same, tags=tags_of(answer), drawing=drawing, has_picture=bool(picture))
 
 
 def tags_of(answer: pd.Series) -> list[str]:
@@ -110,7 +106,7 @@ def tags_of(answer: pd.Series) -> list[str]:
 
 
 def _picture(file: Path, height: int, width: int) -> str:
-    """The picture as WebP in base64, as large as fits; "" for one that cannot be read."""
+    """The picture as a data URL of WebP, as large as fits; "" for one that cannot be read."""
     try:
         image = read_image(file, height, width)
     except (OSError, ValueError):
@@ -121,34 +117,14 @@ def _picture(file: Path, height: int, width: int) -> str:
         small.save(buffer, "webp", quality=75)
         if buffer.tell() <= PICTURE_BYTES:
             break
-    return base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def outline(rle: str, height: int, width: int) -> str:
-    """The outline of a mask as an SVG path in its picture's pixels, "" for nothing; coarser where it is too long."""
-    mask = Image.fromarray(rle_decode(rle, height, width).astype(np.uint8) * 255)
-    for side in SIDES:
-        small = mask.copy()
-        small.thumbnail((side, side), Image.Resampling.BOX)
-        path = _path(np.asarray(small) / 255, height, width)
-        if len(path) <= OUTLINE_CHARACTERS:
-            break
-    return path
-
-
-def _path(mask: np.ndarray, height: int, width: int) -> str:
-    """Closed lines where a mask (h,w), 0 to 1, passes a half, enlarged to (height,width)."""
-    scale = np.array([width / mask.shape[1], height / mask.shape[0]])
-    lines = contourpy.contour_generator(z=np.pad(mask, 1)).lines(0.5)
-    rounded = [((line - 0.5) * scale).round(1) for line in lines]  # a pixel's middle is half a pixel from its edge
-    return "".join("M" + " ".join(f"{x:g},{y:g}" for x, y in _corners(line)) + "z" for line in rounded)
-
-
-def _corners(line: np.ndarray) -> np.ndarray:
-    """The points (N,2) of a line at which it turns, and both ends."""
-    step = np.diff(line, axis=0)
-    turns = np.abs(step[1:, 0] * step[:-1, 1] - step[1:, 1] * step[:-1, 0]) > 1e-9
-    return line[np.r_[True, turns, True]]
+def _outline(rle: str, height: int, width: int) -> str:
+    """The outline of a mask; coarser where it would be too long."""
+    mask = rle_decode(rle, height, width)
+    paths = (outline(mask, side) for side in SIDES)
+    return next((path for path in paths if len(path) <= OUTLINE_CHARACTERS), "")
 
 
 SCRIPT = """
@@ -203,12 +179,7 @@ main { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr
 figure { margin: 0; content-visibility: auto; contain-intrinsic-size: auto 22rem }
 figure[hidden] { display: none }
 figcaption { overflow-wrap: anywhere; line-height: 1.35 } figcaption small { display: block; color: var(--faint) }
-svg { background: #d1d1d1; border-radius: 4px } figure > svg { width: 100%; height: auto; display: block }
-path, rect { vector-effect: non-scaling-stroke } use, rect { fill: none }
-.halo { stroke: #fff; stroke-width: 3.5 } .answer { fill: {{ blue }}40; stroke: {{ blue }}; stroke-width: 2 }
-.shadow { stroke: #000; stroke-width: 3.5 } .truth { stroke: {{ orange }}; stroke-width: 2 }
-.shadow, .truth { stroke-dasharray: 6 4 }
-.legend svg { vertical-align: middle; width: 3.2rem; height: 1.2rem; margin: 0 .3rem 0 1rem }
+{{ style | safe }}
 </style>
 </head>
 <body>
@@ -216,10 +187,7 @@ path, rect { vector-effect: non-scaling-stroke } use, rect { fill: none }
 <p class="faint">{{ "{:,}".format(num_wrong) }} answers are wrong; shown are {{ "{:,}".format(cards | length) }},
  {% if cards | length < num_wrong %}drawn by chance, {% endif %}the worst first.
 {% if num_missing %}{{ num_missing }} pictures could not be read and are grey.{% endif %}
-<span class="legend"><svg viewBox="0 0 50 20"><rect class="halo" x="3" y="3" width="44" height="14"/><rect
- class="answer" x="3" y="3" width="44" height="14"/></svg>answer
-<svg viewBox="0 0 50 20"><rect class="shadow" x="3" y="3" width="44" height="14"/><rect
- class="truth" x="3" y="3" width="44" height="14"/></svg>truth</span></p>
+<span class="legend">{{ legend | safe }}</span></p>
 <details><summary>All answers by kind</summary>
 <table><tr><th>kind</th><th>percent</th><th>95 % over images</th><th>n</th></tr>
 {% for row in shares %}
@@ -245,13 +213,7 @@ path, rect { vector-effect: non-scaling-stroke } use, rect { fill: none }
 {% for card in cards %}
 <figure data-split="{{ card.split }}" data-error="{{ card.error }}" data-tags="{{ card.tags | tojson | forceescape }}"
  data-iou="{{ "%.4f" | format(card.iou) }}" data-text="{{ card.text }}">
-<svg viewBox="0 0 {{ card.width }} {{ card.height }}" role="img" aria-label="Truth dashed, answer filled">
-{% if card.picture %}
-<image href="data:image/webp;base64,{{ card.picture }}" width="{{ card.width }}" height="{{ card.height }}"/>
-{% endif %}
-<defs><path id="a{{ loop.index }}" d="{{ card.answer }}"/><path id="t{{ loop.index }}" d="{{ card.truth }}"/></defs>
-<use class="halo" href="#a{{ loop.index }}"/><use class="answer" href="#a{{ loop.index }}"/>
-<use class="shadow" href="#t{{ loop.index }}"/><use class="truth" href="#t{{ loop.index }}"/></svg>
+{{ card.drawing | safe }}
 <figcaption>{{ card.text }}
 <small>{{ card.error.replace("_", " ") }}, IoU&nbsp;{{ "%.2f" | format(card.iou) }}, {{ card.split }},
  sentence {{ card.sent_id }} of picture {{ card.image_id }}{% if card.tags %}; {{ card.tags | join(", ") }}{% endif %}

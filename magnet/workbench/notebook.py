@@ -39,6 +39,7 @@ FORBIDDEN = {  # what code cells leave to the package
     "a class": r"^\s*class\s",
 }  # fmt: skip
 WIDGET = "application/vnd.jupyter.widget"
+RUN = "MAGNET_RUN"  # the environment variable by which `magnet explore` names a run
 PEAK = """import resource, sys
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6))"""
 
@@ -74,6 +75,11 @@ class Notebook:
         """Weights that come with the package, on this notebook's data."""
         run = runs.find(name)
         return replace(run, config=replace(run.config, data=replace(run.config.data, root=self.root)))
+
+    def chosen_run(self) -> runs.Run:
+        """The run that `magnet explore RUN` opened this notebook on; without, `refshapes-tiny`."""
+        run = runs.find(os.environ.get(RUN) or "refshapes-tiny")
+        return self.shipped_run(run.name) if run.folder.parent == runs.SHIPPED else run
 
     def demo_run(self):
         """The longest finished run of the demo's recipe; where there is none, or in smoke mode, one of a few steps."""

@@ -4,6 +4,9 @@
     answers = asked.join(ask_about_scenes(magnet.load("refshapes-tiny"), asked))
     summarize_paraphrases(answers)                # agreement in percent, with 95 % intervals over scenes
 
+    said = in_common_words("testR")               # "the verdant sickle", "the green crescent"
+    summarize_wordings(ask_wordings(magnet.load("refshapes-tiny"), said))      # what the rare words cost
+
 Agreement is no accuracy: who always marks the same wrong object agrees with himself. Our choice throughout.
 """
 
@@ -13,10 +16,11 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco
 
+from magnet.predictor import Predictor
 from magnet.refshapes import SPLITS
 from magnet.refshapes.words import Voice, sentence
 from magnet.workbench.intervals import with_intervals
-from magnet.workbench.scene_questions import SCENE, scene_ids, things_said
+from magnet.workbench.scene_questions import SCENE, ask_about_scenes, scene_ids, things_said
 
 CLOSE = 0.8  # IoU from which on two masks are the same object with another edge
 MEANING = [*SCENE, "program"]  # the columns whose equal rows mean the same
@@ -83,3 +87,34 @@ def summarize_paraphrases(answers: pd.DataFrame, num_draws: int = 10_000) -> pd.
     table["mixed"] = ~(table["all_right"] | table["all_wrong"])
     measures = ("mean_iou", "close", "all_right", "all_wrong", "mixed")
     return with_intervals({name: (table[name], np.ones(len(table))) for name in measures}, scene_ids(table), num_draws)
+
+
+def in_common_words(split: str = "testR", num_scenes: int = 240, seed: int = 0) -> pd.DataFrame:
+    """Every expression of the scenes as RefShapes has it (text) and said anew in common words (common), one row each.
+
+    Columns: split, seed, scene, kind, target (an object's number in the scene), text, common. `seed` 0 and the split's
+    own number of scenes are those of RefShapes small. Raises ValueError as `paraphrases` does.
+    """
+    rows = []
+    for scene in range(num_scenes):
+        rng = np.random.default_rng([seed, SPLITS.index(split), scene])
+        for one in things_said(split, seed, scene)[1].values():
+            meaning = {"split": split, "seed": seed, "scene": scene, "kind": one.kind, "target": one.target}
+            rows.append(meaning | {"text": one.text, "common": sentence(one.program, Voice(rng, rare_share=0))})
+    return pd.DataFrame(rows)
+
+
+def ask_wordings(predictor: Predictor, said: pd.DataFrame, progress: bool = True) -> pd.DataFrame:
+    """`in_common_words` with the answers: right, common_right (bool: the object marked is the one meant)."""
+    right = ask_about_scenes(predictor, said, progress)["right"]
+    common = ask_about_scenes(predictor, said.assign(text=said["common"]), progress)["right"]
+    return said.assign(right=right, common_right=common)
+
+
+def summarize_wordings(answers: pd.DataFrame, num_draws: int = 10_000) -> pd.DataFrame:
+    """Percent right "as it stands" and "in common words", and their "difference" (points, paired), with 95 % intervals
+    over scenes: value, low, high, n (sentences)."""
+    own, common = answers["right"].to_numpy(float), answers["common_right"].to_numpy(float)
+    every = np.ones(len(answers))
+    rows = {"as it stands": (own, every), "in common words": (common, every), "difference": (common - own, every)}
+    return with_intervals(rows, scene_ids(answers), num_draws)

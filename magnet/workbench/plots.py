@@ -275,8 +275,8 @@ def _whiskers(axis: Axes, scores: pd.DataFrame, metric: str, offset: float, who:
 
 
 @styled
-def difference_bars(differences: pd.DataFrame, a: str, b: str) -> Figure:
-    """mIoU of a less that of b with its 95 % interval, a row of `differences` each; filled where it excludes 0.
+def difference_bars(differences: pd.DataFrame, a: str, b: str, what: str = "mIoU") -> Figure:
+    """Something of a less that of b with its 95 % interval, a row of `differences` each; filled where it excludes 0.
 
     Args: differences: index: what the rows are about; value, low, high (points) and n (expressions).
     """
@@ -292,6 +292,6 @@ def difference_bars(differences: pd.DataFrame, a: str, b: str) -> Figure:
     axis.plot(value[clear], place[clear], "o", color=BLUE, zorder=3)
     axis.set_yticks(place, [f"{name} (n = {num:,})" for name, num in differences["n"].items()])
     axis.set(ylim=(len(place) - 0.5, -0.5))
-    _write(axis.set_xlabel, f"mIoU, {a} − {b} (points), with 95 % intervals over images")
+    _write(axis.set_xlabel, f"{what}, {a} − {b} (points), with 95 % intervals over images")
     axis.grid(axis="y", visible=False)
     return figure

@@ -96,6 +96,18 @@ def test_shipped_weights_come_with_this_notebooks_data(project):
     assert kept == {"config.json", "model.safetensors", "README.md"}
 
 
+def test_the_run_that_was_chosen_else_shipped_weights(project, monkeypatch):
+    nb = machinery.setup()
+    assert nb.chosen_run() == nb.shipped_run("refshapes-tiny")
+    monkeypatch.setenv(machinery.RUN, str(runs.SHIPPED / "refshapes-tiny-lavt"))
+    assert nb.chosen_run() == nb.shipped_run("refshapes-tiny-lavt")
+    monkeypatch.setenv(machinery.RUN, str(runs.ROOT / make_run(10)))
+    assert nb.chosen_run().config.optim.num_steps == 10 and nb.chosen_run().config.data.root is None
+    monkeypatch.setenv(machinery.RUN, "nonsense")
+    with pytest.raises(FileNotFoundError, match="nonsense"):
+        nb.chosen_run()
+
+
 def test_demo_run_is_made_where_there_is_none(project, monkeypatch):
     monkeypatch.setattr(magnet, "fit", lambda config: config, raising=False)
     made = machinery.setup().demo_run()

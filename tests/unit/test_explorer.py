@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import time
 from dataclasses import replace
 
@@ -13,9 +14,11 @@ from PIL import Image
 
 from magnet.data import read_refer, select_split
 from magnet.explore import FailureExplorer
+from magnet.explore import answers as stored
 from magnet.explore.failures import read_failures
 from magnet.explore.keys import SCRIPT
 from magnet.refshapes.baselines import baseline_table
+from magnet.workbench import plots
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +28,22 @@ def answers():
 
 
 @pytest.fixture
-def explorer(answers, tmp_path, monkeypatch):
-    """It draws nothing, which would take longer than all the rest; benchmarks/explorer.py times it."""
-    monkeypatch.setattr(FailureExplorer, "_draw_row", lambda self, row: f"picture {row}".encode())
+def explorer(answers, tmp_path):
     return FailureExplorer(answers[0], expressions=answers[1], folder=tmp_path, progress=False)
+
+
+def pictures_of(explorer) -> list[Image.Image]:
+    found = re.findall(r'href="data:image/jpeg;base64,([^"]+)"', explorer.picture.value)
+    return [Image.open(io.BytesIO(base64.b64decode(one))) for one in found]
 
 
 def test_it_opens_on_the_worst_answer_with_its_picture(answers):
     explorer = FailureExplorer(answers[0], expressions=answers[1], progress=False)
     table = explorer.failures.table
     assert len(explorer.rows) == len(table) and table["iou"].iloc[explorer.row] == table["iou"].min()
-    picture = Image.open(io.BytesIO(explorer.picture.value))
-    assert picture.size == (720, 400) and len(picture.convert("RGB").getcolors(10**6)) > 100
+    alone, marked = pictures_of(explorer)
+    assert alone == marked and alone.size == (96, 96) and len(alone.getcolors(10**6)) > 100
+    assert explorer.picture.value.count('class="under truth"') == 2  # in the drawing and in the legend
     assert table["text"].iloc[explorer.row] in explorer.about.value and explorer.status.value == "ready"
 
 
@@ -49,7 +56,7 @@ def test_filters_change_rows_list_and_picture(explorer):
     filters.kind.value, filters.iou.value = (), (0.9, 1.0)
     assert (table["iou"].iloc[explorer.rows] >= 0.9).all() and explorer.picture.value != before
     filters.text.value = "no such words"
-    assert explorer.row is None and explorer.picture.value == b"" and explorer.about.value == "no answer is selected"
+    assert explorer.row is None and explorer.picture.value == "" and explorer.about.value == "no answer is selected"
 
 
 def test_keys_walk_over_the_borders_of_pages(explorer):
@@ -116,8 +123,44 @@ def test_a_reader_without_a_kernel_sees_a_picture(explorer):
 def test_a_table_alone_opens_and_says_what_it_lacks(explorer, tmp_path, monkeypatch):
     monkeypatch.setenv("MAGNET_DATA", str(tmp_path / "nothing"))
     alone = FailureExplorer(explorer.failures.table.drop(columns="error"))
-    assert alone.children[-1].value.count("<b>missing</b>") == 2 and alone.picture.value == b"picture 0"
+    assert alone.children[-1].value.count("<b>missing</b>") == 2 and "no picture" in alone.picture.value
     assert alone.filters.kind.options == (("not known", ()),)
+
+
+def test_missing_pictures_are_counted_and_grey_stands_in_for_them(answers, tmp_path):
+    results, expressions = answers
+    expressions = expressions.copy()
+    expressions.attrs["images"] = str(tmp_path / "gone")
+    explorer = FailureExplorer(results, expressions=expressions, folder=tmp_path, progress=False)
+    num = expressions["file"].nunique()
+    assert f"{num} of {num} pictures are missing" in explorer.children[-1].value and explorer.status.value == "ready"
+    shown = np.asarray(Image.open(io.BytesIO(explorer.picture.value)).convert("RGB"))
+    grey = int(plots.GREY * 255)
+    assert (abs(shown.astype(int) - grey).max(-1) <= 1).mean() > 0.2  # the left half, less its margins
+    assert len(explorer.stand_in().axes) == 4
+
+
+def test_a_kernel_restarted_in_the_middle_finds_everything(explorer, answers, tmp_path, monkeypatch):
+    explorer.note.text.value = "half a thou"
+    (notes,) = tmp_path.glob("notes-*.json")
+    notes.with_name(f".{notes.name}.99.tmp").write_text('{"1": {"te')  # what a kill leaves of a write that went on
+    monkeypatch.setattr(stored, "error_kinds", None)  # not called again
+    again = FailureExplorer(answers[0], expressions=answers[1], folder=tmp_path, progress=False)
+    assert again.row == explorer.row and again.note.text.value == "half a thou"
+    again.note.text.value += "ght"
+    assert "half a thought" in notes.read_text()
+
+
+def test_damaged_notes_do_not_keep_it_from_opening_and_are_kept_aside(explorer, answers, tmp_path):
+    explorer.note.text.value = "mine"
+    (notes,) = tmp_path.glob("notes-*.json")
+    notes.write_text(notes.read_text()[:-5])
+    damaged = notes.read_text()
+    with pytest.warns(UserWarning, match="cannot be read"):
+        again = FailureExplorer(answers[0], expressions=answers[1], folder=tmp_path, progress=False)
+    again.note.text.value = "new"
+    assert notes.with_name(f"{notes.stem}.damaged-1.json").read_text() == damaged
+    assert '"new"' in notes.read_text() and "mine" not in notes.read_text()
 
 
 def test_texts_of_the_data_are_no_markup(explorer):

@@ -130,6 +130,14 @@ def test_a_table_alone_works_and_says_what_it_lacks(shapes, tmp_path, monkeypatc
     assert example.image is None and not example.truth.any() and failures.competitors(0) == []
 
 
+def test_a_table_that_does_not_say_how_large_its_pictures_are_is_still_read(shapes, tmp_path, monkeypatch):
+    monkeypatch.setenv("MAGNET_DATA", str(tmp_path))
+    failures = read_failures(shapes[0][["sent_id", "image_id", "iou", "text", "rle"]])
+    example = failures.example(3)
+    assert example.image is None and example.truth.shape == (1, 1) and not example.prediction.any()
+    assert len(select(failures.table, Filter(low=0.5))) == (shapes[0]["iou"] >= 0.5).sum()
+
+
 def test_without_answers_there_are_no_error_kinds(shapes):
     results, expressions = shapes
     failures = read_failures(results.drop(columns="rle"), expressions)

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -59,6 +61,28 @@ def test_kernels_that_write_at_the_same_time_lose_nothing(path):
     for writer in writers:
         writer.join()
     assert len(Notes(path)) == 24
+
+
+ENDLESS = """
+import itertools, sys
+from magnet.explore.notes import Notes
+notes = Notes(sys.argv[1])
+for number in itertools.count():
+    notes.write(number, "x" * 2000)
+    print(number, flush=True)
+"""
+
+
+def test_a_kernel_that_is_killed_while_it_writes_loses_nothing_that_was_written(path):
+    kernel = subprocess.Popen([sys.executable, "-c", ENDLESS, str(path)], stdout=subprocess.PIPE, text=True)
+    written = [int(kernel.stdout.readline()) for _ in range(10)]
+    kernel.kill()
+    written += map(int, kernel.stdout.read().split())
+    kernel.wait()
+    notes = Notes(path)
+    assert set(written) <= set(notes) and all(note.text == "x" * 2000 for note in notes.values())
+    notes.write(-1, "after it")  # the lock of a dead kernel holds nobody up
+    assert Notes(path)[-1].text == "after it"
 
 
 @pytest.mark.parametrize("damage", ['{"1": {"text": "cut of', "[1]", '{"one": {}}', '{"1": {"text": 5}}', '{"1": 2}'])

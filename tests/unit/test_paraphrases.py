@@ -10,7 +10,15 @@ from magnet.metrics import rle_encode
 from magnet.refshapes import sample
 from magnet.refshapes.programs import Facts, sole
 from magnet.refshapes.words import RARE
-from magnet.workbench.paraphrases import MEANING, agreement, paraphrases, summarize_paraphrases
+from magnet.workbench.paraphrases import (
+    MEANING,
+    agreement,
+    ask_wordings,
+    in_common_words,
+    paraphrases,
+    summarize_paraphrases,
+    summarize_wordings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +75,28 @@ def test_the_summary_counts_each_thing_said_once():
     expected = {"mean_iou": (0.2 + 0.2 + 1 + 9) / 12 * 100, "close": 100 * (1 / 3 + 3) / 4}
     assert summary["value"].to_dict() == pytest.approx(expected | {"all_right": 50, "all_wrong": 25, "mixed": 25})
     assert (summary["n"] == 4).all() and (summary["low"] <= summary["value"]).all()
+
+
+def test_the_same_is_said_in_common_words():
+    said = in_common_words("testR", 12)
+    rare = {word for forms in RARE.values() for form in forms for word in form.split() if "{" not in word}
+    assert all(rare & set(text.split()) for text in said["text"])
+    assert not any(rare & set(text.split()) for text in said["common"])
+    for row in said.itertuples():
+        drawn = sample(row.seed, row.scene, "testR", 8)
+        assert (row.text, row.target) in [(one.text, one.target) for one in drawn.expressions]
+
+
+def test_wordings_are_paired_and_each_gets_its_own_answer(monkeypatch):
+    said = in_common_words("testR", 6)
+
+    def ask(predictor, questions, progress):
+        return pd.DataFrame({"right": questions["text"].isin(said["common"])}, questions.index)
+
+    monkeypatch.setattr("magnet.workbench.paraphrases.ask_about_scenes", ask)
+    answers = ask_wordings(None, said)
+    assert not answers["right"].any() and answers["common_right"].all()
+    summary = summarize_wordings(answers.assign(right=answers["scene"] < 3), num_draws=200)
+    share = 100 * (said["scene"] < 3).mean()
+    assert summary["value"].tolist() == pytest.approx([share, 100, 100 - share])
+    assert summary.loc["difference", "low"] < 100 - share < summary.loc["difference", "high"]

@@ -1,5 +1,6 @@
 """The playground and the proposal viewer without a browser: what is asked, shown and said, and what is refused."""
 
+import base64
 import io
 import time
 import warnings
@@ -22,6 +23,7 @@ from magnet.explore.playground import ATTENTION, LARGEST, MASK, OCCLUSION, Phras
 from magnet.explore.proposals import ProposalViewer, read_proposals
 from magnet.metrics import rle_decode
 from magnet.predictor import Predictor
+from magnet.workbench.overlay import outline
 
 PICTURE = np.full((40, 60, 3), 90, np.uint8)
 
@@ -43,7 +45,7 @@ def expressions() -> pd.DataFrame:
 
 
 def shown(widget) -> list[bool]:
-    return [bool(figure.value) and figure.layout.display is None for figure in widget.figures]
+    return [bool(place.value) and place.layout.display is None for place in widget.places]
 
 
 def test_enter_asks_and_the_words_can_be_swapped(predictor):
@@ -63,7 +65,8 @@ def test_an_empty_phrase_leaves_the_picture_alone(predictor):
     playground.phrase.value = "  "
     assert "holds no word" in playground.said and playground.answer is None
     assert shown(playground) == [True, False, False]
-    assert Image.open(io.BytesIO(playground.figures[MASK].value)).size == (60, 40)
+    picture = playground.places[MASK].value
+    assert 'viewBox="0 0 60 40"' in picture and "<image" in picture and "<use" not in picture
     playground.phrase.value = "the red star"
     assert playground.answer is not None and shown(playground) == [True, False, True]
 
@@ -101,6 +104,17 @@ def test_it_says_that_it_works(predictor, monkeypatch):
     monkeypatch.setattr(predictor, "predict", lambda text: said.append(playground.said) or (PICTURE[..., 0] > 0, 1.0))
     playground.ask("red")
     assert said == ["<i>working …</i>"] and "score 1.00" in playground.said
+
+
+def test_the_mask_is_drawn_with_the_truth_where_it_is_known_and_beside_the_one_before(shipped, expressions):
+    playground = PhrasePlayground(shipped, expressions=expressions)
+    first, truth = playground.answer, playground.truths[playground.answer.text]
+    assert all(outline(mask) in playground.places[MASK].value for mask in (first.mask, truth))
+    playground.ask("the star")
+    drawn = playground.places[MASK].value
+    assert all(outline(mask) in drawn for mask in (first.mask, playground.answer.mask)) and "before: " in drawn
+    playground.ask("the ring")
+    assert outline(truth) not in playground.places[MASK].value  # nobody knows what "the ring" means here
 
 
 def test_leaving_out_words_can_be_switched_off(predictor):
@@ -145,11 +159,12 @@ def test_a_shipped_network_answers_within_a_second(shipped, expressions):
 def test_viewers_without_a_kernel_see_a_picture(predictor):
     playground = PhrasePlayground(predictor, PICTURE, "red star")
     bundle = playground._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle and isinstance(bundle["image/png"], str)
-    heights = [Image.open(io.BytesIO(one.value)).height for one in playground.figures if one.value]
-    assert Image.open(io.BytesIO(playground.png())).height == sum(heights)
-    assert Image.open(io.BytesIO(PhrasePlayground(predictor).png())).size == (1, 1)
-    assert not playground.figures[ATTENTION].value
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    whole = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+    assert whole.size == playground.stand_in().size and not shown(playground)[ATTENTION]
+    playground.each_word.value = False
+    assert playground.stand_in().height < whole.height
+    assert PhrasePlayground(predictor).stand_in().size == (1, 1)
 
 
 def test_words_are_swapped_for_their_kind(predictor):
