@@ -103,6 +103,12 @@ def _split_into_steps(body: FeatureListNet) -> list[list[str]]:
     return [names[: starts[0]], *(names[start:end] for start, end in zip(starts, ends))]
 
 
+def _fused_is_faster(x: Tensor) -> bool:
+    """A CPU's fused attention gives the position bias no gradient: where one is asked for, the library goes another
+    way, slower than the plain one."""
+    return x.is_cuda or not torch.is_grad_enabled()
+
+
 class _PadThenRollBlock(SwinTransformerBlock):
     """timm's Swin block in the order of the released networks: pad, roll, attend, roll back, crop."""
 
@@ -110,8 +116,7 @@ class _PadThenRollBlock(SwinTransformerBlock):
         height, width = x.shape[1:3]
         rows, columns = self.window_size
         padded = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))  # nothing is left to pad after rolling
-        # without a gradient to the position bias a CPU has a fused kernel, too; with one it would be slower
-        self.attn.fused_attn = x.is_cuda or not torch.is_grad_enabled()
+        self.attn.fused_attn = _fused_is_faster(x)
         return super()._attn(padded)[:, :height, :width]
 
     def get_attn_mask(self, x: Tensor) -> Tensor | None:
