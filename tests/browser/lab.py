@@ -81,6 +81,7 @@ class Lab:
         self.folder, self.errors = folder, []
         self.page: Page = browser.new_page(viewport={"width": 1280, "height": 800})
         self.page.set_default_timeout(1000 * PATIENCE)
+        expect.set_options(timeout=1000 * PATIENCE)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._hear)
         self.page.goto(address)

@@ -70,8 +70,9 @@ def explorer_of(lab: Lab):
     """The notebook's explorer with every answer in it, its list of rows, and the sentence that its picture shows."""
     explorer = lab.find(".magnet-explorer").first
     explorer.get_by_label("error").select_option("any")
-    counts = [int(count) for count in re.findall(r"\((\d+)\)", explorer.get_by_label("error").inner_text())]
-    expect(explorer.get_by_text(f"; {sum(counts[1:])} expressions")).to_be_visible()  # the first is of all but right
+    kinds = explorer.get_by_label("error").text_content()
+    counts = [int(count) for count in re.findall(r"\((\d+)\)", kinds)][1:]  # the first is of all but right
+    expect(explorer.get_by_text(f"; {sum(counts)} expressions")).to_be_visible()
     return explorer, explorer.locator(".magnet-list select"), explorer.locator(".magnet-facts b")
 
 
