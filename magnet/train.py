@@ -299,7 +299,8 @@ class Trainer:
     def _after_step(self, bar: tqdm) -> None:
         optim, last = self.config.optim, self.step == self.num_steps
         if last or self.step % self.config.log_every == 0:
-            bar.set_postfix(loss=f"{self._write_log():.4f}", best=f"{self.best:.1f}", refresh=False)
+            best = {"best": f"{self.best:.1f}"} if self.best >= 0 else {}  # nothing before the first validation
+            bar.set_postfix(loss=f"{self._write_log():.4f}", **best, refresh=False)
         every = optim.val_every or max(1, round(self.num_steps / max(1.0, optim.num_epochs)))
         if last or self.step % every == 0:
             self._validate()

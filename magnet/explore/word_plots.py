@@ -43,7 +43,7 @@ def _answer(axis: Axes, image: np.ndarray, rle: str, title: str) -> None:
 def _dots(axis: Axes, words: pd.DataFrame, name: str, whole: float) -> None:
     for way, (color, marker) in MARKS.items():
         rows = words[words["way"] == way]
-        face = color if way == "hidden" else "white"
+        face = color if way == "hidden" else "none"  # or it would cover the other
         axis.plot(rows[name], rows["position"], marker, color=color, markerfacecolor=face, label=way, clip_on=False)
     axis.axvline(whole, color="0.4", linewidth=0.9, linestyle="--", label="whole sentence")
     spoken = words.drop_duplicates("position")
