@@ -1,6 +1,10 @@
-"""What the tests share: a network small enough to train in seconds, and the shipped RefShapes."""
+"""What the tests share: a network small enough to train in seconds, the shipped RefShapes, and a browser."""
 
 import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,9 @@ from magnet import runs
 from magnet.config import Config, VisionConfig
 
 ASSETS = Path(magnet.__file__).parent / "assets"  # a data root: it holds the mini RefShapes
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+HOW = "these tests need a browser: apt-get install chromium (or have one as chromium or google-chrome on the PATH), "
+HOW += "and pip install -e .[dev] for playwright"
 
 
 def tiny_config(**optim) -> Config:
@@ -47,3 +54,18 @@ def run_root(tmp_path, monkeypatch) -> Path:
     """An empty folder for runs."""
     monkeypatch.setattr(runs, "ROOT", tmp_path / "runs")
     return runs.ROOT
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """Playwright's Browser. Without one: skipped, but a failure where MAGNET_BROWSER=1 says that there must be one."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not program or not find_spec("playwright"):
+        (pytest.fail if os.environ.get("MAGNET_BROWSER") == "1" else pytest.skip)(HOW)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # as root chromium refuses to start with it
+        opened = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield opened
+        opened.close()
