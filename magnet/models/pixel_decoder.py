@@ -49,9 +49,7 @@ class DeformableLayer(nn.Module):
         super().__init__()
         self.attention = DeformableAttention(width, num_heads, num_scales, num_points)
         self.attention_norm = nn.LayerNorm(width)
-        self.feedforward = nn.Sequential(
-            nn.Linear(width, feedforward), nn.ReLU(inplace=True), nn.Linear(feedforward, width)
-        )
+        self.feedforward = nn.Sequential(nn.Linear(width, feedforward), nn.ReLU(), nn.Linear(feedforward, width))
         self.feedforward_norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, position: Tensor, sizes: Sizes) -> Tensor:

@@ -41,7 +41,7 @@ FORBIDDEN = {  # what code cells leave to the package
 WIDGET = "application/vnd.jupyter.widget"
 RUN = "MAGNET_RUN"  # the environment variable by which `magnet explore` names a run
 PEAK = """import pathlib, resource, sys
-status = pathlib.Path("/proc/self/status")  # what the library says counts in, on Linux, the process that started this one
+status = pathlib.Path("/proc/self/status")  # on Linux the library counts in the process that started this one
 kept = [line.split()[1] for line in status.read_text().splitlines() if "VmHWM" in line] if status.exists() else []
 peak = int(kept[0]) if kept else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(peak / (1e9 if sys.platform == "darwin" else 1e6))"""

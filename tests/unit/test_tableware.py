@@ -31,7 +31,7 @@ def test_an_outline_holds_its_paint_and_no_other(index):
     assert np.sum(masks, axis=0).max() == 1  # they do not touch
     for thing, where in zip(table.things, masks):
         x, y = thing.outline[::2], thing.outline[1::2]
-        assert 0 <= min(x) and max(x) <= SIZE and 0 <= min(y) and max(y) <= SIZE
+        assert min(x) >= 0 and max(x) <= SIZE and min(y) >= 0 and max(y) <= SIZE
         seen, paint = np.median(table.image[where], axis=0), np.array(COLOURS[thing.colour])
         distances = {name: np.abs(seen - other).sum() for name, other in COLOURS.items()}
         assert min(distances, key=distances.get) == thing.colour and (seen - paint < 20).all()
