@@ -111,9 +111,10 @@ class Lab:
         prompts = [text for text in self.find(".jp-CodeCell .jp-InputPrompt").all_inner_texts() if text]
         assert prompts[-1] == f"[{len(prompts)}]:", self.find(ERROR).all_inner_texts()
 
-    def run_up_to(self, widget: Locator) -> None:
-        """Restart the kernel and run the cells as far as that of the widget."""
-        self.find(".jp-Cell").filter(has=widget).locator(".jp-InputPrompt").click()
+    def run_up_to(self, widget: str) -> None:
+        """Restart the kernel and run the cells as far as the first with a widget of that selector."""
+        cell = self.find(".jp-Cell").filter(has=self.page.locator(widget)).first
+        cell.locator(".jp-InputPrompt").first.click()
         self._choose("Kernel", "Restart Kernel and Run up to Selected Cell…")
         self._wait_for_cells()
 

@@ -79,13 +79,14 @@ def explorer_of(lab: Lab):
 def shows(rows, sentence, index: int) -> None:
     """The row of that index is chosen, and its sentence stands below the picture."""
     expect(rows).to_have_js_property("selectedIndex", index)
-    said = rows.locator("option").nth(index).inner_text().replace("\xa0", " ")
+    said = rows.locator("option").nth(index).text_content().replace("\xa0", " ")
+    assert said.strip()
     expect(sentence).to_have_text(re.compile(re.escape(said[4:].split("  ")[-1].strip()) + "$"))
 
 
 def test_filters_change_rows_and_picture(lab, failures):
     explorer, rows, sentence = explorer_of(lab)
-    everything, drawn = rows.locator("option").all_inner_texts(), explorer.locator("figure").first.inner_html()
+    everything, drawn = rows.locator("option").all_text_contents(), explorer.locator("figure").first.inner_html()
     word = everything[-1].split()[-1]
     explorer.get_by_placeholder("part of a sentence").fill(word)
     expect(rows.locator("option").filter(has_not_text=word)).to_have_count(0)
@@ -129,7 +130,7 @@ def test_a_note_survives_the_kernel(lab, failures):
     expect(note).to_have_value("")
     (file,) = lab.folder.rglob("notes-*.json")
     assert [kept["text"] for kept in json.loads(file.read_text()).values()] == [NOTE]
-    lab.run_up_to(explorer)
+    lab.run_up_to(".magnet-explorer")
     explorer, rows, sentence = explorer_of(lab)
     explorer.get_by_label("notes").select_option("with a note")
     expect(rows.locator("option")).to_have_count(1)
