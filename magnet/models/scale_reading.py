@@ -1,7 +1,7 @@
 """Reading maps of several scales at free positions: what deformable attention spends its time on.
 
-Two ways with equal numbers: `by_grid`, the plain one, with the library's bilinear sampling, and `by_rows`, which is
-several times as fast on a CPU where many positions are read, and the one taken there.
+Two ways with equal numbers: `by_grid`, the plain one, with the library's bilinear sampling, and `by_rows`, taken on a
+CPU where many positions are read. benchmarks/full_size.py times both.
 """
 
 import scipy.sparse
