@@ -1,6 +1,7 @@
 # Each target sets up what it needs: .venv with the pinned versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)  # as one is in a container; JupyterLab must be told
 
 .PHONY: demo test lab notebooks lint bench
 .DELETE_ON_ERROR:
@@ -20,7 +21,7 @@ test: .venv/ready  ## lint and every test
 	$(BIN)/python -m pytest
 
 lab: .venv/ready  ## JupyterLab on the first notebook
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab $(AS_ROOT) notebooks/00_start_here.ipynb
 
 notebooks: .venv/ready  ## run the notebooks and keep their outputs
 	$(BIN)/magnet notebooks run --in-place

@@ -29,6 +29,7 @@ def open_lab(source: str | Path, port: int | None = None, browser: bool = True) 
         raise ValueError("magnet explore needs JupyterLab; install it with: pip install -e .[notebooks]")
     command = [sys.executable, "-m", "jupyterlab", str(project / NOTEBOOK), f"--ServerApp.root_dir={project}"]
     command += [f"--ServerApp.port={port}"] * (port is not None) + ["--no-browser"] * (not browser)
+    command += ["--allow-root"] * (os.geteuid() == 0)  # as one is in a container; JupyterLab must be told
     os.execve(sys.executable, command, os.environ | {RUN: str(run.folder.absolute())})  # Ctrl-C is JupyterLab's
 
 

@@ -52,11 +52,13 @@ def test_it_opens_the_notebook_on_a_run_by_its_recipe(project, started, monkeypa
     assert notebook.Notebook(0, False, "cpu", "data").chosen_run().config == run.config
 
 
-def test_nothing_is_asked_of_jupyter_that_was_not_given(project, started, monkeypatch):
+@pytest.mark.parametrize("user, extra", [(0, ["--allow-root"]), (1000, [])])
+def test_nothing_is_asked_of_jupyter_that_was_not_given(project, started, monkeypatch, user, extra):
     monkeypatch.chdir(project / "notebooks")
+    monkeypatch.setattr(os, "geteuid", lambda: user)
     explore(monkeypatch, "refshapes-tiny-lavt")
     ((command, environment),) = started
-    assert len(command) == 5 and environment[notebook.RUN].endswith("refshapes-tiny-lavt")
+    assert command[5:] == extra and environment[notebook.RUN].endswith("refshapes-tiny-lavt")
     assert environment["PATH"] == os.environ["PATH"]
 
 
