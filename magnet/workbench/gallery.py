@@ -8,6 +8,7 @@ Pictures lie in the page as small WebP files, masks as outlines drawn over them,
 import base64
 import hashlib
 import io
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,12 @@ from magnet.workbench.report import own_results
 
 SIDES = (256, 192, 128, 96, 64, 32, 16, 8)  # pixels of the longer side; the first that fits is taken
 PICTURE_BYTES, OUTLINE_CHARACTERS = 9000, 3000  # for each card; base64 makes four characters of three bytes
+MEANINGS = {  # of `error_kinds`, in a few words
+    "right": "an IoU of 0.5 or more", "wrong_instance": "another object of the same category",
+    "wrong_category": "an object of another category", "background": "mostly no object at all",
+    "merged": "several objects at once", "part": "the right object, but too little of it",
+    "too_much": "the right object, and too much around it", "empty": "nothing is marked",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,17 +64,18 @@ def write_gallery(run: runs.Run | str | Path, num_cards: int = 500) -> Path:
     answers = pd.concat([t.assign(split=split, error=error_kinds(t, expressions)) for split, t in results.items()])
     wrong = answers[answers["error"] != "right"]
     shown = wrong.sample(min(num_cards, len(wrong)), random_state=0).sort_values(["iou", "sent_id"])
-    html = _page(run, answers, len(wrong), _cards(shown, expressions))
+    html = _page(run, answers, _cards(shown, expressions))
     return runs.atomic_write(run.folder / "failures.html", lambda file: file.write_text(html, encoding="utf-8"))
 
 
-def _page(run: runs.Run, answers: pd.DataFrame, num_wrong: int, cards: list[Card]) -> str:
+def _page(run: runs.Run, answers: pd.DataFrame, cards: list[Card]) -> str:
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(PAGE)
-    present = [kind for kind in KINDS if any(card.error == kind for card in cards)]
+    kinds, tags = Counter(card.error for card in cards), Counter(tag for card in cards for tag in card.tags)
     return page.render(
-        run=run, cards=cards, num_wrong=num_wrong, splits=answers["split"].unique(), kinds=present,
+        run=run, cards=cards, num_answers=len(answers), num_wrong=int((answers["error"] != "right").sum()),
+        splits=Counter(card.split for card in cards), kinds={kind: kinds[kind] for kind in KINDS if kinds[kind]},
+        tags=dict(sorted(tags.items())), meanings=MEANINGS,
         shares=error_shares(answers["error"], answers).reset_index(names="kind").to_dict("records"),
-        tags=sorted({tag for card in cards for tag in card.tags}),
         num_missing=sum(not card.has_picture for card in cards),
         style=STYLE, legend=legend(), script=SCRIPT, script_hash=_hash(SCRIPT),
     )  # fmt: skip
@@ -147,10 +155,18 @@ form.addEventListener("input", filter);
 form.addEventListener("reset", () => setTimeout(filter));
 form.addEventListener("submit", event => event.preventDefault());
 form.hidden = false;
+document.querySelector(".no-filters").remove();
 filter();
 """
 
-PAGE = """<!doctype html>
+PAGE = """{% macro choice(label, name, counts) %}
+<label>{{ label }} <select name="{{ name }}"><option value="">any</option>
+{% for value, n in counts.items() %}
+<option value="{{ value }}">{{ value.replace("_", " ") }} ({{ n }})</option>
+{% endfor %}
+</select></label>
+{% endmacro %}
+<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -166,15 +182,19 @@ PAGE = """<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
   max-width: 76rem; margin: 0 auto; padding: 1rem }
 h1 { font-size: 1.6rem; margin-bottom: 0; overflow-wrap: anywhere }
-.faint { color: var(--faint) }
+.faint { color: var(--faint) } .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .1rem .8rem; text-align: right; border-bottom: 1px solid var(--line) }
-th:first-child, td:first-child { text-align: left }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
 summary { cursor: pointer }
 form { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center;
   padding: .6rem 0; background: var(--page); border-bottom: 1px solid var(--line) }
 form[hidden] { display: none }
-select, input, button { font: inherit } input[type=number] { width: 3.5rem } input[type=search] { width: 9rem }
+@media (max-width: 40rem), (max-height: 40rem) {
+  form { position: static } th, td { padding: .1rem .3rem; font-size: .9rem }
+}
+select, input, button { font: inherit } select { max-width: 8.5rem }
+input[type=number] { width: 3.5rem } input[type=search] { width: 8rem }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1rem; margin-top: 1rem }
 figure { margin: 0; content-visibility: auto; contain-intrinsic-size: auto 22rem }
 figure[hidden] { display: none }
@@ -184,27 +204,24 @@ figcaption { overflow-wrap: anywhere; line-height: 1.35 } figcaption small { dis
 </head>
 <body>
 <h1>Failures of {{ run.name }}</h1>
-<p class="faint">{{ "{:,}".format(num_wrong) }} answers are wrong; shown are {{ "{:,}".format(cards | length) }},
- {% if cards | length < num_wrong %}drawn by chance, {% endif %}the worst first.
-{% if num_missing %}{{ num_missing }} pictures could not be read and are grey.{% endif %}
+<p class="faint">{{ "{:,}".format(num_wrong) }} of {{ "{:,}".format(num_answers) }} answers are wrong;
+ {% if cards | length < num_wrong %}{{ "{:,}".format(cards | length) }}, drawn by chance,{% else %}all{% endif %}
+ are here, the worst first.
+{% if num_missing %}{{ num_missing }} pictures could not be read and are grey. {% endif %}
 <span class="legend">{{ legend | safe }}</span></p>
-<details><summary>All answers by kind</summary>
-<table><tr><th>kind</th><th>percent</th><th>95 % over images</th><th>n</th></tr>
+<details><summary>All {{ "{:,}".format(num_answers) }} answers by kind</summary>
+<div class="wide"><table>
+<tr><th>kind</th><th>what is marked</th><th>percent</th><th>95 % over images</th></tr>
 {% for row in shares %}
-<tr><td>{{ row.kind.replace("_", " ") }}</td><td>{{ "%.1f" | format(row.value) }}</td>
-<td>{{ "%.1f–%.1f" | format(row.low, row.high) }}</td><td>{{ "{:,}".format(row.n) }}</td></tr>
+<tr><td>{{ row.kind.replace("_", " ") }}</td><td>{{ meanings[row.kind] }}</td>
+<td>{{ "%.1f" | format(row.value) }}</td><td>{{ "%.1f–%.1f" | format(row.low, row.high) }}</td></tr>
 {% endfor %}
-</table></details>
-<noscript><p>The filters need JavaScript; everything is shown.</p></noscript>
+</table></div></details>
+<p class="no-filters">The filters need JavaScript; everything is shown.</p>
 <form hidden>
-<label>split <select name="split"><option value="">any</option>
-{% for split in splits %}<option>{{ split }}</option>{% endfor %}</select></label>
-<label>kind <select name="error"><option value="">any</option>
-{% for kind in kinds %}<option value="{{ kind }}">{{ kind.replace("_", " ") }}</option>{% endfor %}</select></label>
-<label>tag <select name="tag"><option value="">any</option>
-{% for tag in tags %}<option>{{ tag }}</option>{% endfor %}</select></label>
-<label>IoU from <input type="number" name="least" min="0" max="1" step="0.05"></label>
-<label>to <input type="number" name="most" min="0" max="1" step="0.05"></label>
+{{ choice("split", "split", splits) }} {{ choice("kind", "error", kinds) }} {{ choice("tag", "tag", tags) }}
+<label>IoU from <input type="number" name="least" min="0" max="1" step="0.05" placeholder="0"></label>
+<label>to <input type="number" name="most" min="0" max="1" step="0.05" placeholder="1"></label>
 <label>words <input type="search" name="text"></label>
 <button type="reset">show all</button>
 <output></output>

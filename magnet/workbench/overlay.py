@@ -26,13 +26,13 @@ HEAT = "magma"  # its colours also rise in grey
 MARKS = {"answer": "answer (filled)", "truth": "truth (dashed)", "other": "other objects of this kind (dotted)"}
 STYLE = f"""
 .overlay {{ background: #d1d1d1; border-radius: 4px; width: 100%; height: auto; display: block }}
-.overlay path, .overlay rect {{ vector-effect: non-scaling-stroke }}
-.overlay use, .overlay rect {{ fill: none; stroke-width: 1.5 }}
-.overlay .under {{ stroke-width: 3 }}
+.overlay rect {{ vector-effect: non-scaling-stroke }}
+.overlay use, .overlay rect {{ fill: none; stroke-width: 2 }}
+.overlay .under {{ stroke-width: 4 }}
 .overlay .answer {{ stroke: {BLUE}; fill: {BLUE}40 }} .overlay .under.answer {{ stroke: #fff; fill: none }}
 .overlay .truth {{ stroke: {ORANGE}; stroke-dasharray: 5 3 }} .overlay .under.truth {{ stroke: #000 }}
 .overlay .other {{ stroke: #fff; stroke-dasharray: 1.5 3 }}
-.overlay .under.other {{ stroke: #000; stroke-dasharray: none; stroke-width: 2.4; opacity: .7 }}
+.overlay .under.other {{ stroke: #000; stroke-dasharray: none; stroke-width: 3; opacity: .7 }}
 .side-by-side {{ display: grid; gap: .5rem; margin-bottom: .3rem }}
 .side-by-side figure {{ margin: 0; line-height: 1.3; overflow-wrap: anywhere }}
 .sample {{ white-space: nowrap; margin-right: 1rem }}
@@ -102,10 +102,12 @@ def legend(kinds: Sequence[str] = ("answer", "truth")) -> str:
 
 def _mark(kind: str, path: str) -> str:
     """The line over a wider one of the other brightness. Both refer to the path, which may be long, by its own hash: on
-    a page with many drawings a name that comes twice still means the same path."""
+    a page with many drawings a name that comes twice still means the same path. The width is set on the path itself:
+    rules of a style sheet that name what is around it do not reach what <use> copies."""
     name = "p" + hashlib.sha256(path.encode()).hexdigest()[:16]
     use = f'href="#{name}"/>'
-    return f'<defs><path id="{name}" d="{path}"/></defs><use class="under {kind}" {use}<use class="{kind}" {use}'
+    path = f'<path id="{name}" d="{path}" vector-effect="non-scaling-stroke"/>'
+    return f'<defs>{path}</defs><use class="under {kind}" {use}<use class="{kind}" {use}'
 
 
 def _svg(size: tuple[int, int], inside: str, said: str) -> str:
@@ -148,5 +150,5 @@ def _closed(line: np.ndarray) -> str:
     """An SVG path along the points (N,2), those left out at which it does not turn."""
     step = np.diff(line, axis=0)
     turns = np.abs(step[1:, 0] * step[:-1, 1] - step[1:, 1] * step[:-1, 0]) > 1e-9
-    corners = line[np.r_[True, turns, True]].round(1)
+    corners = line[np.r_[True, turns, True]].round(1).tolist()  # Python writes its own numbers faster
     return "M" + " ".join(f"{x:g},{y:g}" for x, y in corners) + "z"

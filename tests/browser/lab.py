@@ -141,10 +141,12 @@ class Lab:
 
 
 def cut_off(widget: Locator) -> list[str]:
-    """What of a widget lies outside its notebook or does not fit its own box; lists of choices may scroll."""
+    """What of a widget lies outside its notebook, or of a page outside the window, or does not fit its own box; lists
+    of choices may scroll."""
     return widget.evaluate(
         """whole => {
-          const edge = whole.closest(".jp-WindowedPanel-outer, .jp-Notebook").getBoundingClientRect().right;
+          const around = whole.closest(".jp-WindowedPanel-outer, .jp-Notebook") ?? document.documentElement;
+          const edge = around.getBoundingClientRect().right;
           return [...whole.querySelectorAll("*")].filter(one =>
             one.checkVisibility() && !one.closest("select, svg") && (one.getBoundingClientRect().right > edge + 1
             || (one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).overflowX !== "visible")))
