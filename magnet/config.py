@@ -71,7 +71,7 @@ class ModelConfig:
     mask_detail: int = 0  # MagNet: channels of features that make masks twice as fine; 0: as published
     pad_then_roll: bool = True  # Swin as released; False: timm's own order
     no_target: Literal["none", "area", "head"] = "none"  # how a network says that nothing is meant, see no_target.py
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  # stages and MagNet's pixel decoder layers are computed twice to save memory
 
 
 @dataclass(frozen=True, kw_only=True)

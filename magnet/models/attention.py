@@ -27,21 +27,25 @@ class PixelWordAttention(nn.Module):
         self.mix = nn.Linear(channels, channels)
 
     def attention(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> Tensor:
-        """How much each of the N = H·W pixels reads each word: (B,N,T), rows sum to 1."""
-        mask = token_mask.float()
-        query = self.query_norm(self.query(to_tokens(pixels)))  # (B,N,C)
-        key = self.key(words) * mask[:, :, None]  # (B,T,C)
-        scores = query @ key.transpose(1, 2) / key.shape[-1] ** 0.5
-        return (scores + 1e4 * (mask[:, None, :] - 1)).softmax(dim=-1)
+        """How much each of the N = H·W pixels reads each word: (B,N,T) float32, rows sum to 1."""
+        mask, query = token_mask.float(), self.query_norm(self.query(to_tokens(pixels)))  # (B,T), (B,N,C)
+        with torch.autocast(words.device.type, enabled=False):
+            key = self.key(words.float()) * mask[:, :, None]  # (B,T,C)
+            scores = query.float() @ key.transpose(1, 2) / key.shape[-1] ** 0.5
+            return (scores + 1e4 * (mask[:, None, :] - 1)).softmax(dim=-1)
 
     def forward(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> Tensor:
-        value = self.value(words) * token_mask.float()[:, :, None]  # (B,T,C)
-        value = F.linear(value, self.out.weight)  # `out` on the few words instead of what the many pixels read: equal
-        read = self.attention(pixels, words, token_mask) @ value  # (B,N,C)
-        read = read + self.out.bias.to(read.dtype)  # or all that follows would be float32 under autocast
-        gathered = self.out_norm(read)
-        fused = F.gelu(self.mix(F.gelu(self.pixel(to_tokens(pixels))) * gathered))
-        return to_map(fused, pixels.shape[-2:])
+        pixel, read = F.gelu(self.pixel(to_tokens(pixels))), self._read(pixels, words, token_mask)  # (B,N,C)
+        return to_map(F.gelu(self.mix(pixel * self.out_norm(read).to(pixel.dtype))), pixels.shape[-2:])
+
+    def _read(self, pixels: Tensor, words: Tensor, token_mask: Tensor) -> Tensor:
+        """What pixels read, (B,N,C), float32 under autocast too: most read nearly the same, and the norm makes much of
+        small differences, so of rounding errors as well. Words are few, which makes it cheap."""
+        attention = self.attention(pixels, words, token_mask)
+        with torch.autocast(words.device.type, enabled=False):
+            value = self.value(words.float()) * token_mask.float()[:, :, None]  # (B,T,C)
+            value = F.linear(value, self.out.weight)  # `out` on the few words instead of what pixels read: equal
+            return attention @ value + self.out.bias
 
 
 class LanguageGate(nn.Module):

@@ -87,6 +87,8 @@ class ReferringNetwork(nn.Module):
         return pixels + sine_position(pixels).to(pixels.dtype) if self.config.pixel_positions else pixels
 
     def _checkpointed(self, function: Callable, *inputs):
+        """What the function gives. With `gradient_checkpointing` only inputs are kept, and the backward pass computes
+        the rest again: so of each stage with its exchange, and of each layer that would hold as much."""
         if self.config.gradient_checkpointing and self.training:
             return checkpoint(function, *inputs, use_reentrant=False)
         return function(*inputs)

@@ -72,7 +72,7 @@ class MagNet(ReferringNetwork):
         foreground, aux_mask_logits, the predictions before the last one in order, mask_features (B,width,H/4,W/4), and
         with no_target="head" target_logit (B,): below 0 the sentence means nothing.
         """
-        maps, mask_features = self.pixel_decoder(features["stage_features"])
+        maps, mask_features = self.pixel_decoder(features["stage_features"], self._checkpointed)
         detail = None if self.detail is None else self.detail(features["image_detail"], mask_features)
         (*aux_mask_logits, mask_logits), query = self.query_decoder(maps[:-1], mask_features, detail)
         masks = {"mask_logits": mask_logits, "aux_mask_logits": aux_mask_logits, "mask_features": mask_features}

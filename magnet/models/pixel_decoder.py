@@ -1,6 +1,8 @@
 """MagNet's pixel decoder: deformable attention lets the maps of all stages read one another (Zhu et al., ICLR 2021)."""
 
 import math
+from collections.abc import Callable
+from operator import call
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +31,15 @@ class PixelDecoder(nn.Module):
         self.layers = nn.ModuleList(DeformableLayer(*sizes) for _ in range(num_layers))
         self.mask_features = nn.Conv2d(width, width, kernel_size=1)
 
-    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward(self, maps: list[Tensor], run: Callable = call) -> tuple[list[Tensor], Tensor]:
+        """`run(layer, *inputs)` gives what the layer gives; it may save memory on the way."""
         maps = [project(x) for project, x in zip(self.project, reversed(maps))]
         sizes = [tuple(x.shape[-2:]) for x in maps]
         tokens = torch.cat([to_tokens(x) for x in maps], dim=1)  # (B,N,width), N over all scales
         sines = [to_tokens(sine_position(x)) for x in maps]
         position = torch.cat([sine + row for sine, row in zip(sines, self.scale_embedding)], dim=1)
         for layer in self.layers:
-            tokens = layer(tokens, position, sizes)
+            tokens = run(layer, tokens, position, sizes)
         lengths = [height * width for height, width in sizes]
         maps = [to_map(part, size) for part, size in zip(tokens.split(lengths, dim=1), sizes)]
         return maps, self.mask_features(maps[-1])

@@ -28,7 +28,7 @@ def read_scales(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) 
 def by_grid(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) -> Tensor:
     """`read_scales` by the library's bilinear sampling of one scale after another.
 
-    Some queries at a time, as what all of them read would not fit a processor's cache.
+    On a CPU some queries at a time, as what all of them read would not fit a processor's cache.
     """
     lengths = [height * width for height, width in sizes]
     maps = [
@@ -38,7 +38,8 @@ def by_grid(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) -> T
     extent = position.new_tensor([(width, height) for height, width in sizes])[:, None]  # (scales,1,2)
     grid = 2 * (position + 0.5) / extent - 1
     grids, shares = (x.permute(3, 0, 2, 1, *range(4, x.ndim)).flatten(1, 2) for x in (grid, weights))
-    parts = zip(grids.split(_QUERIES_AT_A_TIME, dim=2), shares.split(_QUERIES_AT_A_TIME, dim=2))
+    some = _QUERIES_AT_A_TIME if value.device.type == "cpu" else position.shape[1]  # a GPU would wait for its orders
+    parts = zip(grids.split(some, dim=2), shares.split(some, dim=2))
     read = torch.cat([_sample(maps, *part) for part in parts], dim=2)  # (B·heads,d,Q)
     return read.unflatten(0, (len(value), -1)).permute(0, 3, 1, 2)
 

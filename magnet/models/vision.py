@@ -12,7 +12,7 @@ import timm
 import torch
 from huggingface_hub import hf_hub_download
 from timm.models import FeatureListNet, load_state_dict, model_entrypoint
-from timm.models.swin_transformer import SwinTransformerBlock, window_partition
+from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,7 +52,7 @@ class VisionBackbone(nn.Module):
     def stem(self, images: Tensor) -> Tensor:
         """Images (B,3,H,W), zero-padded at the bottom and right to whole patches -> map (B,C,H',W') for stage 0."""
         (height, width), patch = images.shape[-2:], self.strides[0]
-        return self._run(0, F.pad(images, (0, -width % patch, 0, -height % patch)))
+        return self._run(0, _pad(images, (0, -width % patch, 0, -height % patch)))
 
     def stage(self, index: int, x: Tensor) -> Tensor:
         """Map (B,C,H,W) that left stage `index - 1` (or the stem) -> map (B,C_i,H_i,W_i) of stage `index`, from 0."""
@@ -113,15 +113,23 @@ class _PadThenRollBlock(SwinTransformerBlock):
     """timm's Swin block in the order of the released networks: pad, roll, attend, roll back, crop."""
 
     def _attn(self, x: Tensor) -> Tensor:  # (B,H,W,C)
-        height, width = x.shape[1:3]
-        rows, columns = self.window_size
-        padded = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))  # nothing is left to pad after rolling
+        (height, width), window, (down, right) = x.shape[1:3], self.window_size, self.shift_size
+        x = _pad(x, (0, 0, 0, -width % window[1], 0, -height % window[0]))
+        rolled = torch.roll(x, (-down, -right), dims=(1, 2)) if down or right else x
         self.attn.fused_attn = _fused_is_faster(x)
-        return super()._attn(padded)[:, :height, :width]
+        windows = self.attn(window_partition(rolled, window).flatten(1, 2), self.get_attn_mask(x))
+        rolled = window_reverse(windows.unflatten(1, window), window, *x.shape[1:3])
+        x = torch.roll(rolled, (down, right), dims=(1, 2)) if down or right else rolled
+        return x[:, :height, :width]
 
     def get_attn_mask(self, x: Tensor) -> Tensor | None:
         window, shift = self.window_size, self.shift_size
         return shifted_window_mask(*x.shape[1:3], window, shift, x.device) if any(shift) else None
+
+
+def _pad(x: Tensor, amounts: tuple[int, ...]) -> Tensor:
+    """With zeros, as `F.pad`, which copies where there is nothing to add, too."""
+    return F.pad(x, amounts) if any(amounts) else x
 
 
 @lru_cache(maxsize=64)
