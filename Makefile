@@ -18,7 +18,7 @@ demo: .venv/ready  ## data, training, scores, pictures, report: about 12 minutes
 test: .venv/ready  ## lint and every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lab: .venv/ready  ## JupyterLab on the first notebook
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks/00_start_here.ipynb
