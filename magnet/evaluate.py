@@ -31,6 +31,7 @@ from magnet.config import Config, DataConfig
 from magnet.data import add_token_tags, data_root, load_tokenizer, read_refer, select_split, squash_mask
 from magnet.data.dataset import PicturesDataset
 from magnet.data.masks import checked_rle
+from magnet.memory import is_out_of_memory
 from magnet.metrics import (
     Protocol,
     find_protocol,
@@ -230,11 +231,13 @@ def _score_batches(
     shown: bool,
 ) -> list[list[Score]]:  # fmt: skip
     """For each rule the scores in the expressions' order."""
-    scored = [[None] * len(expressions) for _ in rules]
-    with evaluation_mode(model), progress_bar(shown, total=len(expressions), unit="expr") as bar:
+    scored, device = [[None] * len(expressions) for _ in rules], _device(model)
+    # around all batches, not each: so weights become bfloat16 once
+    quick = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    with evaluation_mode(model), quick, progress_bar(shown, total=len(expressions), unit="expr") as bar:
         for batch in loader:
             rows, number = expressions.iloc[batch["rows"].tolist()], len(batch["rows"])
-            logits = _logits(model, batch, precision, loader.dataset.batch_size)
+            logits = _logits(model, batch, loader.dataset.batch_size)
             squashed = batch["masks"].numpy() if "masks" in batch else None
             for column, rule in zip(scored, rules):
                 for row, score in zip(batch["rows"].tolist(), _score_batch(logits, rows, squashed, rule)):
@@ -243,13 +246,20 @@ def _score_batches(
     return scored
 
 
-def _logits(model: torch.nn.Module, batch: dict, precision: str, most: int) -> torch.Tensor:
+def _device(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters(), torch.empty(0)).device
+
+
+def _logits(model: torch.nn.Module, batch: dict, most: int) -> torch.Tensor:
     """(B,h,w) on the model's device, at most `most` sentences at a time."""
-    device = next(model.parameters(), torch.empty(0)).device
-    images, *parts = (batch[name].to(device) for name in ("images", "pictures", "token_ids", "token_mask"))
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    images, *parts = (batch[name].to(_device(model)) for name in ("images", "pictures", "token_ids", "token_mask"))
+    try:
         ask = asker(model, images)
         logits = torch.cat([ask(*some) for some in zip(*(part.split(most) for part in parts))])
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise MemoryError(_too_large(batch, most)) from error
+        raise
     broken = ~torch.isfinite(logits).flatten(1).all(1).cpu()
     if broken.any():
         sent_ids = batch["sent_ids"][broken].tolist()[:NUM_SHOWN]
@@ -258,6 +268,15 @@ def _logits(model: torch.nn.Module, batch: dict, precision: str, most: int) -> t
             'or bfloat16 is too coarse for this model; try precision="float32"'
         )
     return logits
+
+
+def _too_large(batch: dict, most: int) -> str:
+    (pictures, _, size, _), sentences = batch["images"].shape, min(most, len(batch["pictures"]))
+    fewer = f"batch_size={sentences // 2}" if sentences > 1 else "a smaller network"
+    return (
+        f"out of memory with {pictures} pictures of {size} px and {sentences} sentences at once; try {fewer}, "
+        'a smaller data.image_size, or precision="bfloat16" where the hardware has it'
+    )
 
 
 def asker(model: torch.nn.Module, images: torch.Tensor) -> Callable[..., torch.Tensor]:

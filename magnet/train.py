@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,8 @@ from tqdm import tqdm
 from magnet import data, losses, runs
 from magnet.config import Config, DataConfig, ModelConfig
 from magnet.data.sampler import StepSampler
-from magnet.evaluate import evaluate, ignore_interrupts, progress_bar
+from magnet.evaluate import best_device, evaluate, ignore_interrupts, progress_bar
+from magnet.memory import is_out_of_memory
 from magnet.models.checkpoints import find_checkpoint, is_checkpoint
 from magnet.models.released import load_released, released_config
 from magnet.objective import Objective
@@ -49,7 +50,7 @@ def fit(config: Config, init: "runs.Run | str | Path | None" = None, progress: b
     Raises FloatingPointError where a loss is not finite, KeyboardInterrupt on Ctrl-C or SIGTERM once all is saved.
     """
     start, fingerprint = _initial_weights(init)
-    accelerator = Accelerator(mixed_precision="no")
+    accelerator = Accelerator(mixed_precision="no", cpu=best_device().type == "cpu")  # on no other kind of device
     with accelerator.main_process_first():
         run = runs.open_run(config, fingerprint)
     if not run.is_finished:
@@ -158,7 +159,7 @@ class Trainer:
         self._sampler(0, shared)  # whether a batch divides, before anything takes long
         self._start_from(start)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
-        self.compiled = torch.compile(self.objective) if config.optim.compile else None
+        self.compiled = _compile(self.objective) if config.optim.compile else None
         self.unwritten: list[tuple[dict, dict[str, torch.Tensor]]] = []
         self._restore()
 
@@ -213,11 +214,10 @@ class Trainer:
 
     def _train_step(self, batches: list[dict]) -> None:
         began = time.perf_counter()
-        torch.manual_seed(hash((self.config.seed, self.step, self.accelerator.process_index)))
         rate = learning_rate(self.config.optim, self.step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        parts = [self._within_memory(batch) for batch in batches]
+        parts = self._parts(batches)
         values = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
         self.step += 1
         speed, fresh = self.config.optim.batch_size / (time.perf_counter() - began), self.config.data.fresh
@@ -225,11 +225,28 @@ class Trainer:
         speeds["sentences_per_second"] = round(speed * (self.config.data.sentences_per_image if fresh else 1), 2)
         self.unwritten.append(({"step": self.step, "lr": rate, **speeds, "memory_gb": _memory_gb()}, values))
 
+    def _parts(self, batches: list[dict]) -> list[dict[str, torch.Tensor]]:
+        """The losses of a step's micro-batches. What does not compile shows in either pass: then all is done again."""
+        try:
+            return self._losses(batches)
+        except RuntimeError as error:
+            if self.compiled is None:
+                raise
+            _say_not_compiled(error)
+        self.compiled = None
+        self.objective.zero_grad()
+        self.accelerator.step = 0  # micro-batches so far
+        return self._losses(batches)
+
+    def _losses(self, batches: list[dict]) -> list[dict[str, torch.Tensor]]:
+        torch.manual_seed(hash((self.config.seed, self.step, self.accelerator.process_index)))
+        return [self._within_memory(batch) for batch in batches]
+
     def _within_memory(self, batch: dict) -> dict[str, torch.Tensor]:
         try:
             return self._forward_backward(batch)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if self._is_out_of_memory(error):
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
                 raise MemoryError(self._too_large(batch)) from error
             raise
 
@@ -238,7 +255,7 @@ class Trainer:
         batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
         with self.accelerator.accumulate(self.objective):
             with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                terms, statistics = self._terms(batch)
+                terms, statistics = (self.compiled or self.objective)(batch)
             total = losses.weighted_sum(self.weights, terms)
             if self._looks_at_losses() and not torch.isfinite(total):
                 self._refuse(batch, terms)
@@ -249,32 +266,20 @@ class Trainer:
             self.optimizer.zero_grad()
         return {name: value.detach().float() for name, value in (terms | statistics).items()}
 
-    def _terms(self, batch: dict) -> tuple[dict, dict]:
-        try:
-            return (self.compiled or self.objective)(batch)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if self.compiled is None or self._is_out_of_memory(error):
-                raise
-            _logger.warning("torch.compile failed, training goes on without it: %s", str(error).split("\n")[0])
-        self.compiled = None
-        return self.objective(batch)
-
     def _looks_at_losses(self) -> bool:
         """A CPU at every step; elsewhere asking for a value would make the device wait, so only where it is logged."""
         return self.accelerator.device.type == "cpu" or (self.step + 1) % self.config.log_every == 0
-
-    @staticmethod
-    def _is_out_of_memory(error: Exception) -> bool:
-        return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
     def _too_large(self, batch: dict) -> str:
         size, images, sentences = self.config.data.image_size, len(batch["images"]), len(batch["token_ids"])
         fewer = f"--optim.micro-batch {images // 2}"
         if images == 1:
             fewer = f"--data.sentences-per-image {max(1, sentences // 2)}" if sentences > 1 else "a smaller network"
+        is_on = self.config.model.gradient_checkpointing
+        again = "a smaller backbone (--model.vision.name)" if is_on else "--model.gradient-checkpointing"
         return (
             f"out of memory with {images} pictures of {size} px and {sentences} sentences at once; try {fewer}, "
-            "a smaller --data.image-size, or --model.gradient-checkpointing"
+            f"a smaller --data.image-size, or {again}"
         )
 
     def _refuse(self, batch: dict, terms: dict) -> None:
@@ -411,6 +416,19 @@ class Trainer:
             state[int(index)][key] = value.contiguous(memory_format=layout)
         runs.fill(self.accelerator.unwrap_model(self.objective), tensors, path)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+def _compile(objective: torch.nn.Module) -> Callable | None:
+    """None where this machine's torch does not compile at all."""
+    try:
+        return torch.compile(objective)
+    except RuntimeError as error:
+        _say_not_compiled(error)
+        return None
+
+
+def _say_not_compiled(error: RuntimeError) -> None:
+    _logger.warning("torch.compile failed, training goes on without it: %s", str(error).split("\n")[0])
 
 
 def _save_tensors(path: Path, tensors: dict, metadata: dict[str, str] | None = None) -> Path:

@@ -245,6 +245,15 @@ def test_bfloat16_is_close(config):
         run_toy(config, precision="fp16")
 
 
+def test_too_little_memory_names_sizes_and_remedies(config, monkeypatch):
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+    monkeypatch.setattr(Redness, "forward", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(MemoryError, match=r"1 pictures of 24 px and 3 sentences.*batch_size=1.*image_size.*bfloat16"):
+        run_toy(config, batch_size=4)
+    with pytest.raises(MemoryError, match="1 sentences at once; try a smaller network"):
+        run_toy(config, batch_size=1)
+
+
 def test_logits_that_are_not_finite_name_their_expressions(config):
     class Broken(Redness):
         def forward(self, images, token_ids, token_mask):

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import tiny_config
 from safetensors.torch import load_file, save_file
 
@@ -88,12 +90,25 @@ def test_the_sampler_resumes_shards_and_splits():
         sampled(num_processes=3)
 
 
-def test_precision_that_the_machine_lacks_is_refused(monkeypatch):
-    cpu = torch.device("cpu")
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_precision_that_the_machine_lacks_is_refused(monkeypatch, device):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert optimizer.choose_precision(OptimConfig(), cpu) == "float32"
-    with pytest.raises(ValueError, match=r"choose --optim.precision float32"):
-        optimizer.choose_precision(OptimConfig(precision="bfloat16"), cpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    device = torch.device(device)
+    assert optimizer.choose_precision(OptimConfig(), device) == "float32"
+    with pytest.raises(ValueError, match=rf"this {device} has no bfloat16 .*choose --optim.precision float32"):
+        optimizer.choose_precision(OptimConfig(precision="bfloat16"), device)
+
+
+def test_no_other_device_is_taken_than_a_cpu_or_cuda(run_root, monkeypatch, request):
+    """Where the library would take one that nothing here was tried on."""
+    monkeypatch.setattr("accelerate.state.is_mps_available", lambda *_, **__: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    forget = partial(AcceleratorState._reset_state, reset_partial_state=True)
+    request.addfinalizer(forget)
+    forget()
+    run = magnet.fit(tiny_config(num_steps=1, val_every=1), progress=False)
+    assert run.is_finished
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
@@ -226,25 +241,80 @@ def test_nan_in_the_weights_is_named(run_root):
         magnet.fit(tiny_config(num_steps=3), init=run, progress=False)
 
 
-def test_a_step_that_does_not_compile_is_taken_without(run_root, monkeypatch, caplog):
-    def broken(_):
+class Backless(torch.autograd.Function):
+    """Goes forward, not back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
         raise RuntimeError("no C++ compiler\nand much more")
 
-    monkeypatch.setattr(torch, "compile", lambda objective: broken)
-    run = magnet.fit(tiny_config(compile=True), progress=False)
-    plain = magnet.fit(dataclasses.replace(tiny_config(), recipe="plain"), progress=False)
+
+def compiled_badly(place: str):
+    """What stands in for torch.compile where it fails at once, or in a pass of the second micro-batch."""
+    calls = iter(range(100))
+
+    def fail(objective):
+        raise RuntimeError("no C++ compiler\nand much more")
+
+    def forward(objective, batch):
+        if next(calls) == 0:
+            return objective(batch)
+        if place == "forward pass":
+            fail(objective)
+        terms, statistics = objective(batch)
+        return {**terms, "dice": Backless.apply(terms["dice"])}, statistics
+
+    return fail if place == "at once" else lambda objective: lambda batch: forward(objective, batch)
+
+
+@pytest.mark.parametrize("place", ["at once", "forward pass", "backward pass"])
+def test_a_step_that_does_not_compile_is_taken_without(run_root, monkeypatch, caplog, place):
+    """With dropout, which must be drawn alike, and a first micro-batch whose gradient must not count twice."""
+    settings = {"micro_batch": 4, "num_steps": 3, "val_every": 3}
+    plain = magnet.fit(dataclasses.replace(with_parts(**settings), recipe="plain"), progress=False)
+    monkeypatch.setattr(torch, "compile", compiled_badly(place))
+    run = magnet.fit(with_parts(compile=True, **settings), progress=False)
     assert same_weights(run.folder, plain.folder)
     said = [record.getMessage() for record in caplog.records if "torch.compile" in record.getMessage()]
     assert said == ["torch.compile failed, training goes on without it: no C++ compiler"]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")])  # fmt: skip
+def test_an_error_that_is_not_the_compilers_is_not_hidden(run_root, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda objective: objective)
+    monkeypatch.setattr(Objective, "forward", lambda self, batch: (_ for _ in ()).throw(RuntimeError("sizes differ")))
+    with pytest.raises(RuntimeError, match="sizes differ"):
+        magnet.fit(tiny_config(compile=True), progress=False)
+
+
+TOO_LITTLE_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes. Error code 12"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+    RuntimeError("std::bad_alloc"),
+    MemoryError("Unable to allocate 8.00 GiB for an array"),
+]
+
+
+@pytest.mark.parametrize("error", TOO_LITTLE_MEMORY, ids=str)
 def test_too_little_memory_names_sizes_and_remedies(run_root, monkeypatch, error):
     monkeypatch.setattr(Objective, "forward", lambda self, batch: (_ for _ in ()).throw(error))
     message = r"8 pictures of 32 px and 8 sentences.*micro-batch 4.*image-size.*gradient-checkpointing"
     with pytest.raises(MemoryError, match=message):
         magnet.fit(tiny_config(), progress=False)
+
+
+def test_remedies_are_no_settings_that_are_on(run_root, monkeypatch):
+    config = tiny_config(batch_size=1)
+    config = replace(config, model=replace(config.model, gradient_checkpointing=True))
+    monkeypatch.setattr(Objective, "forward", lambda self, batch: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError, match=r"try a smaller network, a smaller --data.image-size, or a smaller backbone"):
+        magnet.fit(config, progress=False)
 
 
 @pytest.mark.parametrize("place", ["backward pass", "update"])

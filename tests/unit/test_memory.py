@@ -1,0 +1,70 @@
+"""What a training step holds for its backward pass, and what gradient checkpointing leaves of it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import tiny_magnet
+
+from magnet import losses
+from magnet.config import GroundingConfig
+from magnet.losses import TERMS
+from magnet.objective import Objective
+from magnet.workbench.benchmark import random_batch
+
+
+class Held(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the bytes that are kept for the backward pass, each memory once and no parameter's."""
+
+    def __init__(self, parameters=()):
+        self.kept = {p.untyped_storage().data_ptr(): 0 for p in parameters}
+        self.storages = []  # alive, so that no address comes twice
+        super().__init__(self.pack, lambda tensor: tensor)
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.kept:
+            self.kept[storage.data_ptr()] = storage.nbytes()
+            self.storages.append(storage)
+        return tensor
+
+    def __enter__(self) -> "Held":
+        super().__enter__()
+        return self
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.kept.values())
+
+
+def step(config, checkpointing: bool) -> tuple[list[torch.Tensor], int]:
+    """Gradients and bytes held of a step with dropout and stochastic depth."""
+    model = replace(config.model, gradient_checkpointing=checkpointing)
+    model = replace(model, vision=replace(model.vision, drop_path=0.3))
+    config = replace(config, model=model)
+    torch.manual_seed(0)
+    objective, batch = Objective(config).train(), random_batch(config, 2)
+    with Held(objective.parameters()) as held:
+        terms, _ = objective(batch)
+    losses.weighted_sum(objective.weights, terms).backward()
+    return [p.grad for p in objective.parameters()], held.bytes
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_checkpointing_holds_little_and_changes_no_gradient(passes):
+    """Stages of both passes of Mask Grounding, and the layers of the pixel decoder, which hold as much as they."""
+    config = replace(tiny_magnet(), grounding=GroundingConfig(passes=passes, ratio=0.5))
+    config = replace(config, model=replace(config.model, decoder_layers=1, pixel_decoder_layers=3))
+    (plain, whole), (recomputed, rest) = (step(config, checkpointing) for checkpointing in (False, True))
+    torch.testing.assert_close(plain, recomputed)
+    assert rest < 0.25 * whole
+
+
+def test_losses_of_masks_hold_two_numbers_a_pixel():
+    """One for each of the terms that share a prediction, as large as the masks; no copy of the truth."""
+    logits, masks = [torch.randn(2, 16, 16, requires_grad=True) for _ in range(3)], torch.ones(2, 64, 64)
+    outputs = {"mask_logits": logits[0], "aux_mask_logits": logits[1:]}
+    with Held([masks]) as held:
+        value = TERMS["mask_bce"](outputs, {"masks": masks}) + TERMS["mask_dice"](outputs, {"masks": masks})
+    value.backward()
+    assert held.bytes < 1.05 * 2 * 3 * masks.numel() * masks.element_size()
