@@ -247,17 +247,20 @@ def report(run: Positional[str], num_failures: int = 500) -> None:
     """Write a run's report.html and failures.html: scores, curves and pictures; every wrong answer, to filter.
 
     Both open without a server or a network. Of more wrong answers than --num-failures a part is drawn by chance.
+    A run shows the splits that it was evaluated on; shipped weights are scored on every split first, which takes a
+    minute or two, and the files go to results/explore/NAME.
     """
     from magnet import runs
     from magnet.workbench.gallery import write_gallery
-    from magnet.workbench.report import write_report
+    from magnet.workbench.report import own_results, write_report
 
     found = runs.find(run)
+    results = own_results(found)
     try:
-        print(write_gallery(found, num_failures))
+        print(write_gallery(found, num_failures, results))
     except (FileNotFoundError, ValueError) as error:
         print(f"no failures.html: {error}")
-    print(write_report(found))
+    print(write_report(found, results))
 
 
 def explore(run: Positional[str], port: int | None = None, browser: bool = True) -> None:

@@ -167,7 +167,7 @@ def results_path(run: runs.Run, data: DataConfig, split: str, protocol: str) -> 
     <dataset> is the name, with the split_by behind it where the run was trained under another one.
     """
     own = run.config.data
-    if run.folder.parent == runs.SHIPPED:
+    if run.is_shipped:
         return None
     if data.name == own.name and data_root(data.root).resolve() != data_root(own.root).resolve():
         return None  # other pictures under the same name

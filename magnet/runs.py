@@ -25,6 +25,7 @@ from magnet.config import Config, ModelConfig
 
 ROOT = Path("results/runs")
 SHIPPED = Path(__file__).parent / "assets" / "weights"  # <name>/config.json, model.safetensors, README.md
+ELSEWHERE = Path("results/explore")  # what is the user's about weights whose folder is not
 VERSION = 1  # of the folder's layout; a newer one is refused, not guessed at
 
 
@@ -140,6 +141,16 @@ class Run:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether its weights come with the package."""
+        return self.folder.parent == SHIPPED
+
+    @property
+    def outputs(self) -> Path:
+        """Where pages about it go: its folder; results/explore/NAME for shipped weights, whose folder is no user's."""
+        return ELSEWHERE / self.name if self.is_shipped else self.folder
 
     @property
     def weights(self) -> Path:

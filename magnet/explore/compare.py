@@ -16,7 +16,7 @@ from magnet.explore.differences import OUTCOMES, aligned, differences_by_tag, ou
 from magnet.explore.failures import Failures, read_failures
 from magnet.explore.filters import Filter, select, tag_masks
 from magnet.explore.keys import Keys
-from magnet.explore.parts import Pages, StandIn, Status, as_png
+from magnet.explore.parts import Pages, StandIn, Status, as_png, missing_lines
 from magnet.workbench.overlay import draw_example, legend, side_by_side
 from magnet.workbench.plots import difference_bars
 
@@ -37,6 +37,7 @@ class CompareRuns(StandIn, w.VBox):
     def __init__(self, a, b, names: tuple[str, str] | None = None, **options):
         self.a, b = (one if isinstance(one, Failures) else read_failures(one, **options) for one in (a, b))
         self.names = names or (_name(a, self.a, "a"), _name(b, b, "b"))
+        self.missing = (*self.a.missing, *b.missing)
         self.answers = aligned(self.a.table, b.table)  # b's, in the order of a
         self.differences = differences_by_tag(self.a.table, b.table)
         self.outcomes, self.masks = outcomes(self.a.table, b.table), tag_masks(self.a.table)
@@ -76,7 +77,8 @@ class CompareRuns(StandIn, w.VBox):
         )
         left = w.VBox([self.choice, self.tag, self.pages], layout={"width": "24em", "min_width": "18em"})
         right = w.VBox([self.picture, self.about], layout={"flex": "1 1 30em"})
-        return [bars, w.HBox([left, right], layout={"flex_flow": "row wrap"}), self.status, self.keyboard]
+        both = w.HBox([left, right], layout={"flex_flow": "row wrap"})
+        return [bars, both, self.status, self.keyboard, missing_lines(self.missing)]
 
     def _filter(self) -> None:
         rows = select(self.a.table, Filter(tags=self.tag.value), self.masks)

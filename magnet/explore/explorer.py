@@ -15,11 +15,12 @@ import ipywidgets as w
 import numpy as np
 from matplotlib.figure import Figure
 
+from magnet import runs
 from magnet.explore import export
-from magnet.explore.failures import ELSEWHERE, Failures, read_failures
+from magnet.explore.failures import Failures, read_failures
 from magnet.explore.filters import select, tag_masks
 from magnet.explore.keys import Keys
-from magnet.explore.parts import FilterControls, NoteField, Pages, StandIn, Status
+from magnet.explore.parts import FilterControls, NoteField, Pages, StandIn, Status, missing_lines
 from magnet.workbench.overlay import MARKS, draw_answer, draw_example, jpeg, legend, side_by_side
 from magnet.workbench.plots import prediction_grid
 
@@ -66,14 +67,14 @@ class FailureExplorer(StandIn, w.VBox):
     def export(self, kind: str) -> Path:
         """Write the selection beside the notes: kind "csv", "png" or "coco". Returns the file or folder."""
         writers = {"csv": export.write_csv, "png": export.write_png, "coco": export.write_coco}
-        beside = self.failures.notes.path.parent if self.failures.notes.path else ELSEWHERE
+        beside = self.failures.notes.path.parent if self.failures.notes.path else runs.ELSEWHERE
         return writers[kind](self.failures, self.rows, beside / {"coco": "selection"}.get(kind, f"selection.{kind}"))
 
     def _layout(self) -> list[w.Widget]:
         left = w.VBox([self.filters, self.pages], layout={"width": "24em", "min_width": "18em"})
         right = w.VBox([self.picture, self.about, self.note, self._exports()], layout={"flex": "1 1 30em"})
-        missing = w.HTML("<br>".join(f"<b>missing</b>: {escape(line)}" for line in self.failures.missing))
-        return [w.HBox([left, right], layout={"flex_flow": "row wrap"}), self.status, self.keyboard, missing]
+        whole = w.HBox([left, right], layout={"flex_flow": "row wrap"})
+        return [whole, self.status, self.keyboard, missing_lines(self.failures.missing)]
 
     def _exports(self) -> w.HBox:
         ways = {

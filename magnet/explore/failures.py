@@ -26,7 +26,6 @@ from magnet.statistics import check_ids
 from magnet.workbench.errors import truths_of
 from magnet.workbench.plots import Example
 
-ELSEWHERE = Path("results/explore")  # notes on weights that come with the package, whose folder is not the user's
 NEEDED = ("sent_id", "image_id", "iou", "text")
 
 
@@ -123,7 +122,7 @@ def _results(
         path = Path(source)
         return read_results(path), None, path.parent / "explore", []
     run = runs.find(source)
-    folder = (ELSEWHERE / run.name) if run.folder.parent == runs.SHIPPED else run.folder / "explore"
+    folder = run.outputs if run.is_shipped else run.folder / "explore"
     path = results_path(run, run.config.data, split, protocol)
     if path and path.exists() and not run.weights.exists():
         lacks = f"no weights in {run.folder}: the answers are those of {path.name}"

@@ -1,14 +1,33 @@
 """What the widgets that ask a network share: a line that says what goes on, and places below it for what is found."""
 
+import io
 import time
 from collections.abc import Callable, Sequence
 from html import escape
+from pathlib import Path
 
 import ipywidgets as w
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from magnet.explore.parts import StandIn, as_image
+from magnet.predictor import read_picture
+
+LARGEST = 640  # pixels of an own picture's longer side; a larger one is read and shown shrunk to this
+
+
+def read_small(picture: Image.Image | np.ndarray | str | Path | io.BytesIO) -> tuple[np.ndarray, list[str]]:
+    """A picture, anything `read_picture` takes, as (H,W,3) uint8 of at most 640 pixels, and a remark if it was larger.
+
+    Raises as `read_picture` does."""
+    image = read_picture(picture)
+    if max(image.size) <= LARGEST:
+        return np.asarray(image), []
+    small = image.copy()
+    small.thumbnail((LARGEST, LARGEST))
+    said = f"read and shown at {small.width} × {small.height} of its {image.width} × {image.height} pixels"
+    return np.asarray(small), [said]
 
 
 class Panel(StandIn, w.VBox):

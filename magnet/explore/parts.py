@@ -5,7 +5,7 @@ A change of any part calls the function it was made with; nothing here knows wha
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 
@@ -44,12 +44,6 @@ def as_image(figure: Figure, dpi: int = 80) -> Image.Image:
     return Image.open(io.BytesIO(as_png(figure, dpi))).convert("RGB")
 
 
-def as_html(figure: Figure, dpi: int = 80) -> str:
-    """A figure as an element of a page, never wider than the page."""
-    picture = base64.b64encode(as_png(figure, dpi)).decode()
-    return f'<img src="data:image/png;base64,{picture}" style="max-width: 100%">'
-
-
 class StandIn:
     """A widget that shows a picture of itself where no kernel runs, as on a web page or in print.
 
@@ -63,6 +57,11 @@ class StandIn:
         bundle = super()._repr_mimebundle_(**options)
         picture = base64.b64encode(as_png(self.stand_in())).decode()
         return bundle | {"text/plain": type(self).__name__, "image/png": picture}
+
+
+def missing_lines(missing: Iterable[str]) -> w.HTML:
+    """What a widget had to do without, a line each."""
+    return w.HTML("<br>".join(f"<b>missing</b>: {escape(line)}" for line in dict.fromkeys(missing)))
 
 
 class Status(w.HTML):

@@ -15,17 +15,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from magnet.explore.occlusion import iou, occlude
-from magnet.explore.panel import Panel
-from magnet.explore.parts import as_html
+from magnet.explore.panel import Panel, read_small
 from magnet.explore.phrases import Answer, answer_phrase, swap_word, words_of_kind
 from magnet.explore.word_plots import occlusion_figure
-from magnet.predictor import Predictor, read_picture
+from magnet.explore.word_table import draw_occlusion
+from magnet.predictor import Predictor
 from magnet.workbench.diagnostics import load_examples
 from magnet.workbench.overlay import draw_answer, draw_heat, heat_scale, jpeg, legend, outline, side_by_side
 from magnet.workbench.plots import attention_per_word, show_masks
 
 MASK, ATTENTION, OCCLUSION = range(3)  # the places
-LARGEST = 640  # pixels of an own picture's longer side; a larger one is read and shown shrunk to this
 
 
 class PhrasePlayground(Panel):
@@ -114,14 +113,9 @@ class PhrasePlayground(Panel):
     # Work: each gives remarks -----------------------------------------------------------------------------------------
 
     def _show_picture(self, picture, text: str) -> Sequence[str]:
-        image = read_picture(picture)
-        size, shrunk = image.size, max(image.size) > LARGEST
-        if shrunk:
-            image = image.copy()
-            image.thumbnail((LARGEST, LARGEST))
-        self._set_picture(np.asarray(image), {})
-        remarks = [f"read and shown at {image.width} × {image.height} of its {size[0]} × {size[1]} pixels"]
-        return [*self._ask(text), *remarks[: int(shrunk)]]
+        image, remarks = read_small(picture)
+        self._set_picture(image, {})
+        return [*self._ask(text), *remarks]
 
     def _show_expression(self, row: int, text: str) -> Sequence[str]:
         if self.expressions is None:
@@ -206,5 +200,5 @@ class PhrasePlayground(Panel):
         self._show(OCCLUSION, "")
         if self.each_word.value and self.answer:
             self.leaving_out = occlude(self.predictor, self.answer.text, self.truths.get(self.answer.text))
-            self._show(OCCLUSION, as_html(occlusion_figure(self.image, self.leaving_out)))
+            self._show(OCCLUSION, draw_occlusion(jpeg(self.image), self.image.shape[:2], self.leaving_out))
         return []

@@ -17,9 +17,9 @@ from PIL import Image
 from magnet.data import encode
 from magnet.evaluate import evaluation_mode, resize_logits
 from magnet.explore.occlusion import iou
-from magnet.explore.panel import Panel
+from magnet.explore.panel import Panel, read_small
 from magnet.metrics import rle_decode, rle_encode
-from magnet.predictor import Predictor, read_picture
+from magnet.predictor import Predictor
 from magnet.workbench.overlay import draw_answer, jpeg, legend, outline, side_by_side
 from magnet.workbench.plots import show_masks
 
@@ -61,8 +61,9 @@ class ProposalViewer(Panel):
         self, predictor: Predictor, picture: Image.Image | np.ndarray | str | Path, text: str = "",
         truth: np.ndarray | None = None, num_shown: int = 7,
     ):  # fmt: skip
-        self.predictor, self.truth, self.num_shown = predictor, truth, num_shown
-        self.image = np.asarray(read_picture(picture))
+        self.predictor, self.num_shown = predictor, num_shown
+        self.image, self.remarks = read_small(picture)
+        self.truth = None if truth is None else _resized(truth, self.image.shape[:2])
         self.table: pd.DataFrame | None = None
         self.masks: dict[str, np.ndarray] = {}  # title -> (H,W) bool, of what is shown
         self.phrase = widgets.Text(text, description="phrase", continuous_update=False)
@@ -86,7 +87,7 @@ class ProposalViewer(Panel):
         titles = [f"answer, score {score:.2f}", *map(_title, shown.itertuples())]
         self.masks = dict(zip(titles, [mask, *masks]))
         self._draw(jpeg(self.image), "" if self.truth is None else outline(self.truth))
-        return [f"{len(shown)} of {len(self.table)} proposals, by weight", *self._coverage()]
+        return [f"{len(shown)} of {len(self.table)} proposals, by weight", *self._coverage(), *self.remarks]
 
     def _draw(self, picture: str, truth: str) -> None:
         drawings = {title: draw_answer(picture, mask.shape, truth, outline(mask)) for title, mask in self.masks.items()}
@@ -100,6 +101,11 @@ class ProposalViewer(Panel):
             return []
         best = self.table.loc[self.table["iou"].idxmax()]
         return [f"best of all: number {best['proposal']}, IoU {best['iou']:.2f}, weight {best['weight']:.2f}"]
+
+
+def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask (H,W) bool at another height and width, by the nearest pixels; itself at its own."""
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _title(row) -> str:

@@ -48,15 +48,18 @@ class Card:
     has_picture: bool
 
 
-def write_gallery(run: runs.Run | str | Path, num_cards: int = 500) -> Path:
-    """Write failures.html into a run folder: every answer that `error_kinds` does not call right, worst first.
+def write_gallery(
+    run: runs.Run | str | Path, num_cards: int = 500, results: dict[str, pd.DataFrame] | None = None
+) -> Path:
+    """Write failures.html into a run's `outputs`: every answer that `error_kinds` does not call right, worst first.
 
     Of more than `num_cards`, a part is drawn by chance (always the same), so that the shares of kinds stay about true.
+    results: of `own_results`, where they are at hand.
     Raises FileNotFoundError or ValueError where there are no results, or the data cannot be read; a picture that is
     missing becomes a grey canvas and is counted.
     """
     run = runs.find(run)
-    results = own_results(run)
+    results = own_results(run) if results is None else results
     if not results:
         raise FileNotFoundError(f"{run.folder} has no results yet; make them with: magnet evaluate {run.name}")
     data = run.config.data
@@ -65,7 +68,7 @@ def write_gallery(run: runs.Run | str | Path, num_cards: int = 500) -> Path:
     wrong = answers[answers["error"] != "right"]
     shown = wrong.sample(min(num_cards, len(wrong)), random_state=0).sort_values(["iou", "sent_id"])
     html = _page(run, answers, _cards(shown, expressions))
-    return runs.atomic_write(run.folder / "failures.html", lambda file: file.write_text(html, encoding="utf-8"))
+    return runs.atomic_write(run.outputs / "failures.html", lambda file: file.write_text(html, encoding="utf-8"))
 
 
 def _page(run: runs.Run, answers: pd.DataFrame, cards: list[Card]) -> str:

@@ -82,7 +82,7 @@ class Notebook:
     def chosen_run(self) -> runs.Run:
         """The run that `magnet explore RUN` opened this notebook on; without, `refshapes-tiny`."""
         run = runs.find(os.environ.get(RUN) or "refshapes-tiny")
-        return self.shipped_run(run.name) if run.folder.parent == runs.SHIPPED else run
+        return self.shipped_run(run.name) if run.is_shipped else run
 
     def demo_run(self):
         """The longest finished run of the demo's recipe; where there is none, or in smoke mode, one of a few steps."""

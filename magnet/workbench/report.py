@@ -35,28 +35,34 @@ class Picture:
     note: str = ""
 
 
-def write_report(run: runs.Run | str | Path) -> Path:
-    """Write report.html into a run folder from what is there: log, results tables, summary.csv with baselines, weights.
+def write_report(run: runs.Run | str | Path, results: dict[str, pd.DataFrame] | None = None) -> Path:
+    """Write report.html into a run's `outputs` from what is there: log, results, summary.csv with baselines, weights.
 
-    Every text that comes from data is escaped. What is not there yet is left out, with the command that makes it.
+    results: of `own_results`, where they are at hand. Every text that comes from data is escaped. What is not there yet
+    is left out, with the command that makes it.
     """
     run = runs.find(run)
-    results, missing = own_results(run), []
+    results, missing = own_results(run) if results is None else results, []
     scores = _scores(run, results)
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(PAGE)
     html = page.render(
         run=run, num_steps=max((line["step"] for line in run.log()), default=0), metrics=METRICS,
         scores=scores.to_dict("records"), figures=_figures(run, results, scores),
-        galleries=_galleries(run, results, missing), missing=missing, files=_files(run.folder),
+        galleries=_galleries(run, results, missing), missing=missing, files=_files(run.outputs),
         configuration=_pretty(run.folder / "config.json"), environment=_pretty(run.folder / "environment.json"),
     )  # fmt: skip
-    return runs.atomic_write(run.folder / "report.html", lambda file: file.write_text(html, encoding="utf-8"))
+    return runs.atomic_write(run.outputs / "report.html", lambda file: file.write_text(html, encoding="utf-8"))
 
 
 def own_results(run: runs.Run) -> dict[str, pd.DataFrame]:
-    """The run's results tables by split, under the protocol `original` and on its own data."""
-    tables = [pd.read_parquet(path) for path in sorted((run.folder / "eval").glob("*-original.parquet"))]
+    """The run's results tables by split, under the protocol `original` and on its own data. Shipped weights have none
+    beside them: every split but that of the training is scored now."""
     own = run.config.data
+    if run.is_shipped:
+        expressions = read_refer(own.root, own.name, own.split_by, own.polygon_overlap)
+        splits = [split for split in expressions["split"].unique() if split != "train"]
+        return {split: magnet.evaluate(run, split=split) for split in splits}
+    tables = [pd.read_parquet(path) for path in sorted((run.folder / "eval").glob("*-original.parquet"))]
     tables = [t for t in tables if (t.attrs["name"], t.attrs["split_by"]) == (own.name, own.split_by)]
     first = {own.val_split: -1}
     return {t.attrs["split"]: t for t in sorted(tables, key=lambda t: first.get(t.attrs["split"], 0))}

@@ -171,6 +171,7 @@ def test_it_works_by_keyboard(window, written):
     press("Tab")
     press("ArrowDown")
     split = window.control("split").input_value()
+    expect(window.page.locator("output")).to_have_text(f"{sum(wrong['split'] == split)} of {len(wrong)} shown")
     assert window.shown() == wrong.loc[wrong["split"] == split, "sent_id"].tolist()
     for _ in range(5):
         press("Tab")
@@ -178,9 +179,11 @@ def test_it_works_by_keyboard(window, written):
     window.page.keyboard.type("star")
     press("Enter")  # is no reason to load the page again
     found = wrong[(wrong["split"] == split) & wrong["text"].str.contains("star")]
+    expect(window.page.locator("output")).to_have_text(f"{len(found)} of {len(wrong)} shown")
     assert window.shown() == found["sent_id"].tolist() and len(found)
     press("Tab")
     press("Enter")
+    expect(window.page.locator("output")).to_have_text(f"{len(wrong)} of {len(wrong)} shown")
     assert window.shown() == wrong["sent_id"].tolist()
 
 

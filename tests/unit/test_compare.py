@@ -70,6 +70,15 @@ def test_the_stand_in_shows_differences_by_tag(compared):
     assert Image.open(io.BytesIO(base64.b64decode(compared._repr_mimebundle_()["image/png"]))).width == 750
 
 
+def test_tables_alone_are_compared_and_it_is_said_what_is_missing(failures, tmp_path, monkeypatch):
+    monkeypatch.setenv("MAGNET_DATA", str(tmp_path / "nothing"))
+    alone = CompareRuns(*(one.table.drop(columns="error") for one in failures))
+    said = alone.children[-1].value
+    assert len(alone.rows) and "notes are lost" in said
+    assert said.count("the data is not there") == 1  # both lack the same
+    assert "<image" not in alone.picture.value and 'class="answer"' in alone.picture.value
+
+
 def test_other_expressions_are_refused(failures):
     a, b = failures
     with pytest.raises(ValueError, match="lacks"):

@@ -70,12 +70,12 @@ def shapes() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def seconds(function, *arguments) -> float:
-    """The fastest of three: other work on the machine is not what is tested."""
+    """Of the processor, the fewest of three: other work on the machine is not what is tested."""
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         function(*arguments)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 

@@ -1,6 +1,8 @@
 """Words hidden and removed: the tokens a network gets, one batch against one by one, and a network that is known."""
 
+import re
 from dataclasses import replace
+from html import escape
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from magnet.config import DataConfig
 from magnet.data import load_tokenizer
 from magnet.explore.occlusion import iou, occlude
 from magnet.explore.word_plots import occlusion_figure
+from magnet.explore.word_table import draw_occlusion
 from magnet.metrics import rle_decode
 from magnet.predictor import Predictor
 
@@ -93,6 +96,22 @@ def test_one_batch_answers_as_one_by_one(make):
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-4, rtol=1e-3)
     first = rle_decode(table.iloc[0]["rle"], 50, 70)
     np.testing.assert_array_equal(first, predictor.predict(table.iloc[0]["text"])[0])
+
+
+def test_on_the_screen_every_word_stands_beside_its_numbers_and_is_no_markup(predictor):
+    text, truth = "red <b> star", np.ones((8, 8), bool)
+    table = occlude(predictor, text, truth)
+    drawn = draw_occlusion("data:,", (8, 8), table)
+    cells = re.findall(r"<td[^>]*>([^<]*)", drawn)
+    found = [f"{table.iloc[0][name]:.2f}" for name in ("same", "iou")]
+    for word, part in table[1:].groupby(["position", "word"]):
+        ways = part.set_index("way")
+        numbers = [f"{ways.loc[way, name]:.2f}" for name in ("same", "iou") for way in ("hidden", "removed")]
+        found += [f"{word[0] + 1} {escape(word[1])}", *numbers]
+    assert cells == ["none left out", *found] and {"0.50", "1.00"} <= set(cells)
+    assert "most changed: [MASK]" in drawn and drawn.count("<svg") == 2
+    unknown = draw_occlusion("data:,", (8, 8), occlude(predictor, text))
+    assert "with the truth" in drawn and "with the truth" not in unknown
 
 
 def test_the_figure_names_every_word_and_shows_the_truth_where_it_is_known(predictor):

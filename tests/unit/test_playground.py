@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ASSETS, tiny_config
+from matplotlib.backend_bases import FigureCanvasBase
 from PIL import Image
 from test_coupalign import OWN
 from test_occlusion import RedOrAll
@@ -18,8 +19,9 @@ from test_occlusion import RedOrAll
 import magnet
 from magnet.config import DataConfig
 from magnet.data import encode, read_refer, select_split
+from magnet.explore.panel import LARGEST
 from magnet.explore.phrases import swap_word, unknown_words, words_of_kind
-from magnet.explore.playground import ATTENTION, LARGEST, MASK, OCCLUSION, PhrasePlayground
+from magnet.explore.playground import ATTENTION, MASK, OCCLUSION, PhrasePlayground
 from magnet.explore.proposals import ProposalViewer, read_proposals
 from magnet.metrics import rle_decode
 from magnet.predictor import Predictor
@@ -156,6 +158,16 @@ def test_a_shipped_network_answers_within_a_second(shipped, expressions):
     assert min(took) < 1
 
 
+def test_an_answer_looks_thrice_at_the_picture_however_long_the_phrase_and_draws_no_figure(
+    shipped, expressions, monkeypatch
+):
+    playground, looks, look = PhrasePlayground(shipped, expressions=expressions), [], shipped.model.look
+    monkeypatch.setattr(shipped.model, "look", lambda images: looks.append(len(images)) or look(images))
+    monkeypatch.setattr(FigureCanvasBase, "print_figure", None)  # matplotlib takes tenths of seconds
+    playground.ask("the big red star to the left of the small blue ring with stripes")
+    assert all(shown(playground)) and looks == [1, 1, 1]  # the mask, the attention, all words left out
+
+
 def test_viewers_without_a_kernel_see_a_picture(predictor):
     playground = PhrasePlayground(predictor, PICTURE, "red star")
     bundle = playground._repr_mimebundle_()
@@ -209,6 +221,14 @@ def test_the_viewer_shows_proposals_and_names_the_best(coupalign):
     assert "3 of 5 proposals" in viewer.said and f"IoU {best:.2f}" in viewer.said and shown(viewer) == [True]
     viewer.phrase.value = ""
     assert "holds no word" in viewer.said and viewer.table is None and shown(viewer) == [False]
+
+
+def test_of_a_large_picture_proposals_and_truth_are_shown_small(coupalign):
+    truth = np.zeros((900, 1500), bool)
+    truth[:, :750] = True
+    viewer = ProposalViewer(coupalign, Image.new("RGB", (1500, 900)), "red", truth)
+    assert viewer.truth.shape == viewer.image.shape[:2] == (384, LARGEST) and viewer.truth.mean() == 0.5
+    assert "640 × 384 of its 1500 × 900 pixels" in viewer.said and viewer.table["iou"].notna().all()
 
 
 def test_another_network_has_no_proposals(shipped):

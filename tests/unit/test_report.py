@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ASSETS
 from PIL import Image
 from safetensors.torch import save_file
 
 import magnet
-from magnet import runs
+from magnet import cli, runs
 from magnet.config import Config, DataConfig, LanguageConfig, ModelConfig, VisionConfig
 from magnet.workbench import report
 from magnet.workbench.report import write_report
@@ -154,3 +155,16 @@ def test_results_on_other_data_are_not_mixed_in(run, tmp_path):
     assert len(list((run.folder / "eval").iterdir())) == 2
     html = write_report(run).read_text(encoding="utf-8")  # galleries are left out: the run's own refs are gone
     assert html.count("<tr") == 3 and "Left out" in html
+
+
+def test_shipped_weights_are_scored_and_the_pages_are_the_users(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAGNET_DATA", str(ASSETS))
+    monkeypatch.setattr(report, "NUM_EXAMPLES", 1)
+    before = {path.name for path in (runs.SHIPPED / "refshapes-tiny").iterdir()}
+    cli.report("refshapes-tiny")
+    pages = [tmp_path / "results/explore/refshapes-tiny" / name for name in ("failures.html", "report.html")]
+    assert capsys.readouterr().out.split() == [str(page.relative_to(tmp_path)) for page in pages]
+    assert all(f"<td>{split}</td>" in pages[1].read_text(encoding="utf-8") for split in ("val", "testA", "testB"))
+    assert "<figure" in pages[0].read_text(encoding="utf-8")
+    assert {path.name for path in (runs.SHIPPED / "refshapes-tiny").iterdir()} == before
