@@ -1,29 +1,39 @@
 """How fast a full-size MagNet (Swin-B, BERT-base, 480 px) runs on a CPU, now and on the plain path, in turns.
 
-python benchmarks/full_size.py --output results/tables/full_size.csv      (about ten minutes, with nothing beside it)
+python benchmarks/full_size.py --output results/tables/full_size.csv      (a quarter of an hour, with nothing beside it)
 
-Plain is what tests compare with: readings by the library's bilinear sampling, attention that is not fused. Shares are
-of the machine's own matrix product in float32, measured in the same round; recomputation does not count. Training is a
-step with Mask Grounding, without dropout's or the data's work.
+Plain is what tests compare with: float32, readings by the library's bilinear sampling, attention that is not fused.
+Shares are of the machine's own matrix product in the same precision, measured in the same round; recomputation does not
+count. Training is a step with Mask Grounding, without dropout's or the data's work; its memory is that of a process
+that does nothing else. Where the hardware multiplies bfloat16 natively, there are rows of it, too; with
+MAGNET_REAL_DATA one says how far its masks on real pictures are those of float32, with random weights or those of a
+released file, --weights.
 """
 
+import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import torch
+from fresh import Work, in_process
 from measured import parser, report
-from torch.utils.flop_counter import FlopCounterMode
 
 import magnet
-from magnet.config import Config, GroundingConfig
+from magnet.config import DataConfig
+from magnet.data import read_refer
+from magnet.evaluate import score_expressions
+from magnet.metrics import find_protocol, rle_intersection_union
 from magnet.models import pixel_decoder, scale_reading, vision
-from magnet.workbench.benchmark import Stepper
+from magnet.workbench import machine
+from magnet.workbench.benchmark import Stepper, inference_gflop
+from magnet.workbench.speed import forward as ask
 
-GEMM, STEP_PICTURES = 2048, 2
+CPU, STEP_PICTURES = torch.device("cpu"), 2
+Row = tuple[str, float, str]
 
 
 @contextmanager
@@ -34,58 +44,95 @@ def plain() -> Iterator[None]:
         yield
 
 
-WAYS = {"now": nullcontext, "plain": plain}
+def ways(stepper: Stepper, work: Callable) -> dict[str, Callable]:
+    """The same work now, on the plain path, and in bfloat16 where the hardware has it."""
+
+    def in_precision(precision: str) -> None:
+        stepper.precision = precision
+        work()
+
+    found = {"now": lambda: in_precision("float32"), "plain": plain()(lambda: in_precision("float32"))}
+    return found | ({"bfloat16": lambda: in_precision("bfloat16")} if machine.has_bfloat16(CPU) else {})
 
 
-def seconds(work: Callable) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def gflops() -> float:
-    """Of the matrix product, the best of three."""
-    matrix = torch.randn(GEMM, GEMM)
-    return 2 * GEMM**3 / 1e9 / min(seconds(lambda: matrix @ matrix) for _ in range(3))
-
-
-def in_turns(what: str, work: Callable, gflop: float, rounds: int) -> list[tuple[str, float, str]]:
-    """Seconds and share of the peak of both ways and their ratio, medians; the first round is not counted."""
+def in_turns(what: str, works: dict[str, Callable], gflop: float, rounds: int) -> list[Row]:
+    """Seconds of every way, the others' over these, shares of the peak, all medians; the first round is not counted."""
     taken = []
     for _ in range(rounds + 1):
-        peak, found = gflops(), {}
-        for name, way in WAYS.items():
-            with way():
-                found[name] = seconds(work)
-        taken.append({**found, "peak": peak, "share": gflop / found["now"] / peak})
-    middle = {name: statistics.median(one[name] for one in taken[1:]) for name in taken[0]}
-    ratio = statistics.median(one["plain"] / one["now"] for one in taken[1:])
-    rows = [(f"{what}, {name}", middle[name], "s") for name in WAYS]
-    rows += [(f"{what}: share of the matrix product", middle["share"], "of it"), (f"{what}: plain over now", ratio, "")]
-    return [*rows, (f"matrix product beside {what}", middle["peak"], "GFLOP/s")]
+        taken.append((machine.peaks(CPU), {name: machine.seconds(work, CPU) for name, work in works.items()}))
+
+    def middle(value: Callable) -> float:
+        return statistics.median(value(*one) for one in taken[1:])
+
+    rows = [(f"{what}, {name}", middle(lambda _, s, name=name: s[name]), "s") for name in works]
+    for name in [name for name in works if name != "plain"]:
+        gemm = f"gemm {'bfloat16' if name == 'bfloat16' else 'float32'}"
+        share = middle(lambda peaks, s, name=name, gemm=gemm: gflop / s[name] / peaks[gemm])
+        rows.append((f"{what}, {name}: share of the matrix product", share, "of it"))
+        rows.append(
+            (f"matrix product beside {what}, {name}", middle(lambda peaks, _, gemm=gemm: peaks[gemm]), "GFLOP/s")
+        )
+    pairs = [("plain", "now"), ("plain", "bfloat16"), ("now", "bfloat16")]
+    for slow, fast in (pair for pair in pairs if pair[1] in works):
+        rows.append((f"{what}: {slow} over {fast}", middle(lambda _, s, a=slow, b=fast: s[a] / s[b]), "times"))
+    return rows
 
 
-def forward(config: Config) -> list[tuple[str, float, str]]:
-    stepper = Stepper(config, 1)
-    model, batch = stepper.objective.model.eval(), stepper.batch
-    ask = torch.no_grad()(lambda: model(batch["images"], batch["token_ids"], batch["token_mask"]))
-    with FlopCounterMode(display=False) as counter:
-        ask()
-    return in_turns("forward pass of 1", ask, counter.get_total_flops() / 1e9, rounds=7)
+def forward(recipe: str, rounds: int) -> list[Row]:
+    stepper = Stepper(magnet.recipe(recipe), 1)
+    work = lambda: ask(stepper, stepper.batch)  # noqa: E731
+    gflop = inference_gflop(stepper.objective.model, work)
+    with torch.autocast("cpu", torch.bfloat16):  # around all, as in an evaluation: weights become bfloat16 once
+        return in_turns("forward pass of 1", ways(stepper, work), gflop, rounds)
 
 
-def training(config: Config, passes: int) -> list[tuple[str, float, str]]:
-    config = replace(config, grounding=GroundingConfig(passes=passes), optim=replace(config.optim, precision="float32"))
-    stepper = Stepper(config, STEP_PICTURES)
-    with FlopCounterMode(display=False) as counter:
-        stepper.seconds(0)
+def training(recipe: str, passes: int, rounds: int) -> list[Row]:
+    work = Work(recipe=recipe, work="step", batch_size=STEP_PICTURES, passes=passes)
     what = f"training step of {STEP_PICTURES}, {'one pass' if passes == 1 else 'two passes'}"
-    return in_turns(what, lambda: stepper.seconds(0), counter.get_total_flops() / 1e9, rounds=3)
+    return step_seconds(what, work, rounds) + step_memory(what, work)
+
+
+def step_seconds(what: str, work: Work, rounds: int) -> list[Row]:
+    stepper = Stepper(work.config(), work.batch_size)
+    return in_turns(what, ways(stepper, lambda: stepper.seconds(0)), stepper.step_gflop(), rounds)
+
+
+def step_memory(what: str, work: Work) -> list[Row]:
+    precisions = {"now": "float32"} | ({"bfloat16": "bfloat16"} if machine.has_bfloat16(CPU) else {})
+    taken = {name: in_process(replace(work, precision=precision)) for name, precision in precisions.items()}
+    return [(f"{what}, {name}: memory", found["memory_gb"], "GB") for name, found in taken.items()]
+
+
+def real_pictures(recipe: str, real: Path, weights: str | None) -> list[Row]:
+    """IoU of the masks in bfloat16 with those in float32, all pixels of all sentences together."""
+    model = magnet.load_released(weights) if weights else Stepper(magnet.recipe(recipe), 1).objective.model
+    name, vocabulary = "refcocog_google_val_mini", magnet.recipe(recipe).model.language.vocabulary
+    vocabulary = {"bert-base-uncased": str(real / "bert-base-uncased-vocab.txt")}.get(vocabulary, vocabulary)
+    table = read_refer(real, name, "google", cache=False)
+    data, rules = DataConfig(root=str(real), name=name, split_by="google", num_workers=0), [find_protocol("original")]
+    exact, rough = (
+        score_expressions(model, table, data, vocabulary, rules, precision=precision)[0]["rle"]
+        for precision in ("float32", "bfloat16")
+    )
+    sizes = table["height"], table["width"]
+    both, either = map(sum, zip(*(rle_intersection_union(*one) for one in zip(exact, rough, *sizes))))
+    what = f"{len(table)} sentences on real pictures, {'weights given' if weights else 'random weights'}"
+    return [(f"mask IoU, bfloat16 with float32: {what}", both / either, "IoU")]
 
 
 def main() -> None:
-    options, config = parser(__doc__).parse_args(), magnet.recipe("magnet_base")
-    report([*forward(config), *training(config, 1), *training(config, 2)], options.output)
+    options = parser(__doc__)
+    options.add_argument("--weights", help="a released file, for the masks on real pictures")
+    options.add_argument("--quick", action="store_true", help="the tiny network and one round, to see that it runs")
+    options = options.parse_args()
+    recipe = "magnet_tiny" if options.quick else "magnet_base"
+    rows = forward(recipe, 1 if options.quick else 7)
+    for passes in (1, 2):
+        rows += training(recipe, passes, 1 if options.quick else 3)
+        report(rows, options.output)  # after each, as time may end
+    if machine.has_bfloat16(CPU) and "MAGNET_REAL_DATA" in os.environ:
+        rows += real_pictures(recipe, Path(os.environ["MAGNET_REAL_DATA"]), options.weights)
+        report(rows, options.output)
 
 
 if __name__ == "__main__":

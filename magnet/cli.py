@@ -295,21 +295,30 @@ def benchmark_variants(
 
 
 def benchmark_speed(
-    recipes: tuple[str, ...] = ("lavt_tiny", "magnet_tiny"), rounds: int = 7, modules: str | None = "magnet_tiny",
-    output: Path | None = None,
+    recipes: tuple[str, ...] = ("lavt_tiny", "magnet_tiny"), rounds: int = 7,
+    modules: tuple[str, ...] = ("magnet_tiny",), batch_size: int | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto", output: Path | None = None,
 ) -> None:  # fmt: skip
     """Time the tiny recipes beside the machine's own peaks: loader, forward, step, evaluation, one answer.
 
-    A few minutes, with nothing else running. --modules: also print what each part of that recipe's network takes.
-    --output writes a CSV, and the modules to a second one beside it.
+    A few minutes, with nothing else running. --modules: also where the time of these recipes goes, by module and by
+    kind of operation, with steps of --batch-size pictures (the recipe's) in --precision. --recipes or --modules alone:
+    none. --output writes a CSV, and where the time goes to a second one beside it, NAME_modules.csv.
     """
+    import pandas as pd
+
     import magnet
     from magnet.workbench.benchmark import write_table
-    from magnet.workbench.speed import measure_speed, module_times
+    from magnet.workbench.speed import measure_speed
+    from magnet.workbench.time_spent import time_spent
 
-    tables = {"": measure_speed(recipes, rounds)}
-    if modules:
-        tables["_modules"] = module_times(magnet.recipe(modules))
+    tables = {"": measure_speed(recipes, rounds)} if recipes else {}
+    spent = []
+    for name in modules:
+        config = magnet.recipe(name)
+        config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, precision=precision))
+        spent.append(time_spent(config, batch_size or config.optim.batch_size, rounds))
+        tables["_modules"] = pd.concat(spent, ignore_index=True)
     for name, table in tables.items():
         print(table.to_string(index=False, float_format="{:.4g}".format, na_rep=""))
         if output:

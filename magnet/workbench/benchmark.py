@@ -4,8 +4,8 @@ magnet benchmark variants                                   # of magnet_tiny, a 
 magnet benchmark variants --recipe magnet_base --steps 0    # parameters and GFLOP only, a few minutes
 """
 
-import resource
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -20,6 +20,7 @@ from magnet.config import AlignmentConfig, Config, GroundingConfig, ModelConfig
 from magnet.data import load_tokenizer
 from magnet.objective import Objective
 from magnet.optimizer import build_optimizer, choose_precision, fix_frozen
+from magnet.workbench import machine
 
 
 def variants(config: Config) -> dict[str, Config]:
@@ -108,9 +109,17 @@ class Stepper:
             torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.optim.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        machine.wait(self.device)
         return time.perf_counter() - began
+
+    def step_gflop(self) -> float:
+        """Of one step, backward pass included and what checkpointing computes again left out."""
+        model = self.objective.model
+        kept, model.config = model.config, replace(model.config, gradient_checkpointing=False)
+        with FlopCounterMode(display=False) as counter:
+            self.seconds(0)
+        model.config = kept
+        return counter.get_total_flops() / 1e9
 
     def cost(self) -> dict[str, float]:
         """Parameters and GFLOP, as `measure_variants` names them."""
@@ -136,11 +145,8 @@ def dry_run(config: Config, steps: int = 2, batch_size: int | None = None) -> di
     stepper = Stepper(config, batch_size)
     cost = stepper.cost()
     seconds = [stepper.seconds(step) for step in range(steps)]
-    if torch.cuda.is_available():
-        memory = torch.cuda.max_memory_allocated()
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {**cost, "batch_size": batch_size, "seconds_per_step": seconds[-1], "memory_gb": memory / 1e9}
+    memory = machine.peak_memory_gb()
+    return {**cost, "batch_size": batch_size, "seconds_per_step": seconds[-1], "memory_gb": memory}
 
 
 def count_gflop(objective: torch.nn.Module, batch: dict) -> tuple[float, float]:
@@ -150,6 +156,20 @@ def count_gflop(objective: torch.nn.Module, batch: dict) -> tuple[float, float]:
         objective(batch)
     model = counter.get_flop_counts()[f"{type(objective).__name__}.model"]
     return sum(model.values()) / 1e9, counter.get_total_flops() / 1e9
+
+
+def inference_gflop(model: torch.nn.Module, work: Callable) -> float:
+    """Of all that `work` computes without gradients. The library's counter wants a gradient's way back from whatever
+    has one, so for a while no parameter has."""
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    model.requires_grad_(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        for parameter in learnt:
+            parameter.requires_grad_(True)
+    return counter.get_total_flops() / 1e9
 
 
 def offline(model: ModelConfig) -> ModelConfig:
