@@ -83,6 +83,35 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
     ),
     ("evaluation beyond the network, an expression at 480 px", "≤ 2 ms", "evaluation", "beyond the network"),
     ("the same under the protocol `paper`", "–", "evaluation", "the same under"),
+    ("MagNet with Swin-B, 480 px, two cores, float32: forward pass", "–", "full_size", "forward pass of 1, now"),
+    ("the same, share of the matrix product's rate", "≥ 0.6", "full_size", "forward pass of 1, now: share"),
+    ("the same, the plain path's time over it", "–", "full_size", "forward pass of 1: plain over now"),
+    ("the same in bfloat16, where the hardware multiplies it", "≤ 1.8 s", "full_size", "forward pass of 1, bfloat16"),
+    ("training step of 2, Mask Grounding in one pass", "–", "full_size", "training step of 2, one pass, now"),
+    ("the same, share of the matrix product's rate", "≥ 0.5", "full_size", "training step of 2, one pass, now: share"),
+    ("the same, memory", "≤ 20 GB", "full_size", "training step of 2, one pass, now: memory"),
+    ("the same, float32 over bfloat16", "≥ 1.8", "full_size", "training step of 2, one pass: now over bfloat16"),
+    ("training step of 2, Mask Grounding in two passes", "–", "full_size", "training step of 2, two passes, now"),
+    (
+        "one H100, bfloat16, before it was mended: training step of 16, share",
+        "≥ 0.15",
+        "gpu",
+        "magnet_base, training step of 16: share",
+    ),
+    (
+        "the same, training step of 8 with checkpointing, memory",
+        "≤ 22 GB",
+        "gpu",
+        "magnet_base, training step of 8, checkpointing: memory",
+    ),
+    ("the same, evaluation, share", "≥ 0.2", "gpu", "magnet_base, evaluation together, bfloat16: share"),
+    (
+        "held for the backward pass, an image of 480 px in bfloat16, counted",
+        "–",
+        "held",
+        "magnet_base: held for the backward pass",
+    ),
+    ("the same with checkpointing", "–", "held", "magnet_base: held for the backward pass, checkpointing"),
     ("loading a released file of 1.19 GB", "≤ 6 s", "loading", "loading, median"),
     ("the same, its published checksum compared first", "≤ 6 s", "loading", "with its checksum"),
     ("loading it, memory over its size", "≤ 1.2", "loading", "memory over"),
@@ -159,7 +188,10 @@ def value(file: str, row: str) -> str:
     if f"{row}, low" in values:
         value, low, high = (values[row + end] for end in ("", ", low", ", high"))
         return f"{value:.3g} [{low:.3g}, {high:.3g}] {'points' if ' - ' in row else '%'} (1 seed)"
-    found = table[table["what"].str.startswith(row)].iloc[0]
+    found = table[table["what"].str.startswith(row)]
+    if found.empty:
+        return "not measured"
+    found = found.iloc[0]
     unit = "" if found["unit"] in ("ratio", "count") else f" {found['unit']}"
     return f"{found['value']:.4g}{unit}"
 
