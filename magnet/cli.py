@@ -312,10 +312,10 @@ def benchmark_speed(
     from magnet.workbench.speed import measure_speed
     from magnet.workbench.time_spent import time_spent
 
+    configs = [magnet.recipe(name) for name in modules]  # an unknown one is refused before anything takes long
     tables = {"": measure_speed(recipes, rounds)} if recipes else {}
     spent = []
-    for name in modules:
-        config = magnet.recipe(name)
+    for config in configs:
         config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, precision=precision))
         spent.append(time_spent(config, batch_size or config.optim.batch_size, rounds))
         tables["_modules"] = pd.concat(spent, ignore_index=True)
