@@ -18,6 +18,7 @@ LABELS = {
 @styled
 def effect_forest(effects: pd.DataFrame, title: str) -> Figure:
     """A panel for each split, a row for each contrast; the verdict stands above it where both intervals leave 0 out.
+    Intervals over so few seeds that nothing could be seen beside them are cut; arrows say that they go on.
 
     Args: effects: rows of `verdicts.effect_table` of one score, whose name the axis carries.
     """
@@ -28,6 +29,7 @@ def effect_forest(effects: pd.DataFrame, title: str) -> Figure:
     for axis, split in zip(axes, splits):
         rows = effects[effects["split"] == split].set_index("contrast").loc[names]
         _panel(axis, rows)
+        _cut(axis, rows, _reach(effects))
         axis.set(xlabel=f"{rows['score'].iloc[0]}, difference (points)")
         axis.set_title(f"{split}, n = {rows['expressions'].iloc[0]:,} in {rows['images'].iloc[0]:,} images")
     first = effects[effects["split"] == splits[0]].set_index("contrast").loc[names]
@@ -59,6 +61,22 @@ def _panel(axis: Axes, rows: pd.DataFrame) -> None:
         if said in ("helps", "hurts"):
             axis.annotate(said, (1, i - 0.3), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=8)
     axis.grid(axis="y", visible=False)
+
+
+def _reach(effects: pd.DataFrame) -> float:
+    """How far the axis goes to either side, infinite where all fits."""
+    each = np.abs([float(value) for values in effects["per_seed"] for value in values.split()])
+    found = np.nanmax([*each, *effects[["image_low", "image_high"]].abs().max()], initial=0)
+    return 2 * found if effects[["seed_low", "seed_high"]].abs().max().max() > 4 * found else np.inf
+
+
+def _cut(axis: Axes, rows: pd.DataFrame, reach: float) -> None:
+    if np.isinf(reach):
+        return
+    axis.set_xlim(-reach, reach)
+    for end, side, marker in (("seed_low", -1, "<"), ("seed_high", 1, ">")):
+        beyond = np.flatnonzero(side * rows[end] > reach)
+        axis.scatter(np.full(len(beyond), side * reach), beyond - 0.14, s=40, marker=marker, color=BLUE, clip_on=False)
 
 
 @styled

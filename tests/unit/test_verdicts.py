@@ -365,6 +365,22 @@ def test_the_forest_shows_every_effect_both_intervals_and_each_seed():
     assert list(short_effects(effects, made)["score"].unique()) == ["oIoU", "mIoU"]
 
 
+def test_an_interval_beside_which_nothing_could_be_seen_is_cut_and_says_so():
+    made = study(splits=("val",), variants={name: {} for name in FOUR}, factorial=FOUR, comparisons=())
+    effects = verdicts.effect_table(made_up(made, {"a": 0.1}), num_draws=100)
+    effects = effects[effects["score"] == "oIoU"]
+    whole = effect_forest(effects, "toy").axes[0]
+    low, high = whole.get_xlim()
+    assert low < effects["seed_low"].min() and high > effects["seed_high"].max()
+    wide = effects.assign(seed_low=[-900, *effects["seed_low"][1:]], seed_high=[900, *effects["seed_high"][1:]])
+    cut = effect_forest(wide, "toy").axes[0]
+    low, high = cut.get_xlim()
+    each = [abs(float(value)) for values in effects["per_seed"] for value in values.split()]
+    assert -200 < low < -max(each) and max(each) < high < 200
+    arrows = [dots.get_offsets().tolist() for dots in cut.collections[-2:]]
+    assert arrows == [[[low, -0.14]], [[high, -0.14]]]
+
+
 def test_learning_curves_hold_what_all_runs_share():
     log = [{"step": step, "loss": 9.0, "raw": {"a": 1.0 / step, "b": 1.0, "own": 5.0}} for step in (1, 2, 3)]
     log.append({"step": 3, "validation": {"mIoU": 40.0}})
