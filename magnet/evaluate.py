@@ -210,7 +210,9 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 def progress_bar(shown: bool, **options) -> tqdm:
-    out = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # notebooks keep plain text, not a red box
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    in_notebook = kernel is not None and kernel.IPKernelApp.initialized()
+    out = sys.stdout if in_notebook else sys.stderr  # notebooks keep plain text, not a red box
     return tqdm(disable=not shown, file=out, **options)
 
 

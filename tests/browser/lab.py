@@ -37,7 +37,11 @@ def serve(folder: Path) -> Iterator[str]:
         yield address
     finally:
         server.terminate()  # its kernels end with it
-        server.wait(PATIENCE)
+        try:
+            server.wait(PATIENCE)
+        except subprocess.TimeoutExpired:  # seen once, on a busy machine
+            server.kill()
+            server.wait()
 
 
 def _command(address: str) -> list[str]:

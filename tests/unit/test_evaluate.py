@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from magnet import runs
 from magnet.config import Config, DataConfig, LanguageConfig, ModelConfig, VisionConfig
 from magnet.data import read_refer
-from magnet.evaluate import evaluate, evaluation_mode, read_results, score
+from magnet.evaluate import evaluate, evaluation_mode, progress_bar, read_results, score
 from magnet.metrics import intersection_union, rle_decode, rle_encode
 from magnet.models import build_model
 from magnet.statistics import summarize
@@ -490,3 +490,11 @@ def test_the_truth_of_real_photographs_scores_full_marks(tmp_path):
     summary = summarize(score(tmp_path / "truth.json", data), num_draws=100)
     assert summary["n"] == 13
     assert {summary[key] for key in ("oIoU", "mIoU", "P@0.9", "oIoU_low", "oIoU_high")} == {100}
+
+
+def test_progress_goes_to_stderr_outside_a_notebook(capsys):
+    import ipykernel.kernelapp  # noqa: F401  (that it is loaded does not make this process a notebook's)
+
+    list(progress_bar(True, iterable=range(3)))
+    said = capsys.readouterr()
+    assert said.out == "" and "3/3" in said.err
