@@ -8,15 +8,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import magnet
 from magnet import runs
-from magnet.config import Config, VisionConfig
+from magnet.config import AlignmentConfig, Config, GroundingConfig, VisionConfig
 
 ASSETS = Path(magnet.__file__).parent / "assets"  # a data root: it holds the mini RefShapes
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOW = "these tests need a browser: apt-get install chromium (or have one as chromium or google-chrome on the PATH), "
 HOW += "and pip install -e .[dev] for playwright"
+PARTS = {"grounding": GroundingConfig(ratio=0.5), "alignment": AlignmentConfig()}  # of training alone
 
 
 def tiny_config(**optim) -> Config:
@@ -47,6 +50,15 @@ def tiny_magnet(**optim) -> Config:
     )  # fmt: skip
     data = dataclasses.replace(config.data, image_size=64)
     return dataclasses.replace(config, recipe="magnet_tiny", model=model, data=data, losses=recipe.losses)
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    """Best weights, last weights and the optimiser's state, bit for bit."""
+    for name in ("model.safetensors", "checkpoint/last.safetensors"):
+        ours, theirs = load_file(a / name), load_file(b / name)
+        if ours.keys() != theirs.keys() or not all(torch.equal(ours[key], theirs[key]) for key in ours):
+            return False
+    return True
 
 
 @pytest.fixture

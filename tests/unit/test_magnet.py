@@ -235,16 +235,18 @@ def test_it_learns_which_of_two_objects_a_word_means(fusion):
     masks[0, 8:24, 8:24], masks[1, 40:56, 36:60] = 1.0, 1.0
     token_ids, token_mask = torch.tensor([[2, 5, 3], [2, 6, 3]]), torch.ones(2, 3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(60):
+    for _ in range(60):  # until it has learnt
         outputs = model(images, token_ids, token_mask)
+        found, truth = outputs["mask_logits"] > 0, masks[:, ::4, ::4] > 0
+        overlaps = (found & truth).sum((1, 2)) / (found | truth).sum((1, 2))
+        if overlaps.min() > 0.8:
+            break
         loss = sum(TERMS[name](outputs, {"masks": masks}) for name in ("mask_bce", "mask_dice"))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    found, truth = outputs["mask_logits"] > 0, masks[:, ::4, ::4] > 0
-    iou = (found & truth).sum((1, 2)) / (found | truth).sum((1, 2))
-    assert iou.min() > 0.8
+    assert overlaps.min() > 0.8
 
 
 @pytest.mark.parametrize("field, value", [("pyramid", ()), ("mask_detail", -1)])

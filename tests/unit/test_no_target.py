@@ -125,11 +125,16 @@ def test_a_network_learns_when_nothing_is_meant(rule):
     vision = replace(config.model.vision, drop_path=0.0)
     objective = Objective(replace(config, model=replace(config.model, vision=vision)))
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
-    for _ in range(300):
+    for step in range(1, 301):  # until it has learnt
         terms, _ = objective.train()(batch)
         losses.weighted_sum(objective.weights, terms).backward()
         optimizer.step(), optimizer.zero_grad()
-    with torch.no_grad():
-        answer = objective.model.eval()(batch["images"], batch["token_ids"], batch["token_mask"])["mask_logits"]
-    said_nothing = answer.le(0).flatten(1).all(1)
-    assert (said_nothing == empty).float().mean() > 0.9
+        if step % 20 == 0 and (right := share_right(objective.model.eval(), batch, empty)) > 0.9:
+            break
+    assert right > 0.9
+
+
+@torch.no_grad()
+def share_right(model, batch, empty):
+    answer = model(batch["images"], batch["token_ids"], batch["token_mask"])["mask_logits"]
+    return (answer.le(0).flatten(1).all(1) == empty).float().mean()
