@@ -361,9 +361,9 @@ def ablate(
     """Train and score the variants of a study with several seeds, and say what they show and how sure that is.
 
     STUDY: a name, or a JSON file with a study of your own; without one the studies and their claims are listed. A run
-    is made to take at most eight minutes on two cores; 8 variants with 5 seeds take some hours. Ctrl-C is safe: the
-    same command goes on. Runs that are done are not done again, wherever they were made; one that fails does not stop
-    the others. --shard 0/2 and --shard 1/2 share the work of two machines; --variants and --seeds run a part.
+    takes minutes on two cores (results/tables/study_run.csv); 8 variants with 5 seeds take some hours. Ctrl-C is safe:
+    the same command goes on. Runs that are done are not done again, wherever they were made; one that fails does not
+    stop the others. --shard 0/2 and --shard 1/2 share the work of two machines; --variants and --seeds run a part.
     --table trains nothing and only reads what is there. --smoke runs all of it at no useful size, a minute or two, and
     keeps nothing.
 
@@ -383,11 +383,12 @@ def ablate(
         found.chosen(variants, seeds)  # names the variants there are
         if not table:
             failed = run(found, seeds, variants, part, root)
-        for file in report_study(read_finished(found, root), shlex.join(["magnet", *sys.argv[1:]])):
-            print(file)
+        if failed:
+            errors = "; ".join(f"{name}: {error}" for name, error in failed.items())
+            print(f"magnet: {len(failed)} runs failed; the same command tries them again: {errors}", file=sys.stderr)
+        files = report_study(read_finished(found, root), shlex.join(["magnet", *sys.argv[1:]]))
+        print(*(() if smoke else files), sep="\n")  # a smoke test's are gone in a moment
     if failed:
-        errors = "; ".join(f"{name}: {error}" for name, error in failed.items())
-        print(f"magnet: {len(failed)} runs failed; the same command tries them again: {errors}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -43,7 +43,8 @@ class CoupAlignConfig:
     num_layers: int = 6  # of the mask generator
     num_heads: int = 8
     feedforward: int = 2048
-    weighting: Literal["sigmoid", "softmax", "sum"] = "sigmoid"  # of proposals; "sum": sigmoid, added up to one map
+    # of proposals; "sum": sigmoid, added up to one map; "none": all weigh 1
+    weighting: Literal["sigmoid", "softmax", "sum", "none"] = "sigmoid"
     soft_proposals: bool = False  # each a mask from 0 to 1 before it is weighed: then N are more than one filter
 
 
@@ -164,6 +165,7 @@ class Config:
     optim: OptimConfig = OptimConfig()
     loss_size: Literal["masks", "logits"] = "masks"  # where losses compare them: "logits" is coarser and cheaper
     losses: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})  # term -> weight; see losses/
+    loss_arguments: dict[str, dict[str, Any]] = field(default_factory=dict)  # {"pixel_contrast": {"temperature": 0.2}}
     grounding: GroundingConfig | None = None
     alignment: AlignmentConfig | None = None
     log_every: int = field(default=10, metadata=UNHASHED)

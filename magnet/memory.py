@@ -1,9 +1,26 @@
-"""How an allocation that fails shows itself: every library has a way of its own."""
+"""A process's memory: that what is freed serves again, and how an allocation that fails shows itself."""
 
+import ctypes
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # as glibc's malloc.h numbers them, see mallopt(3)
+_USUAL = {_TRIM_THRESHOLD: 2**26, _MMAP_THRESHOLD: 2**25, _MMAP_MAX: 2**16}  # where glibc's own settings end up
+_KEPT = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}  # give nothing back, map nothing apart from the rest
 _SAID = (
     "can't allocate memory", "not enough memory",  # torch on a CPU, on Linux and on Windows
     "CUDA error: out of memory", "ALLOC_FAILED", "std::bad_alloc",  # CUDA, its libraries, C++
 )  # fmt: skip
+
+
+def keep_freed(keep: bool = True) -> None:
+    """Have the process keep large blocks that are freed for its next ones; it then stays as large as it ever was.
+
+    glibc's malloc gives each back to the system, which clears the next one page by page: at Swin-B a quarter of a
+    forward pass (results/tables/full_size.csv). Without glibc nothing happens. `keep=False` takes it back.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    for name, value in (_KEPT if keep else _USUAL).items() if set_option else ():
+        set_option(name, value)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -24,6 +24,8 @@ class Objective(nn.Module):
         super().__init__()
         self.loss_size = config.loss_size
         self.losses, self.weights = config.losses, dict(config.losses)
+        losses.check_arguments(config.losses, config.loss_arguments)
+        self.loss_arguments = config.loss_arguments
         if (config.model.no_target == "head") != ("no_target" in config.losses):
             raise ValueError(
                 f"model.no_target={config.model.no_target!r} with losses={config.losses}: the head and the loss "
@@ -52,7 +54,8 @@ class Objective(nn.Module):
         if self.grounding and self.grounding.config.passes == 1:
             hidden = self.grounding.hide_words(batch)
         outputs = self.model(images, token_ids if hidden is None else hidden[0], token_mask)
-        terms = losses.compute(self.losses, outputs, self._truth(batch, outputs["mask_logits"].shape[-2:]))
+        truth = self._truth(batch, outputs["mask_logits"].shape[-2:])
+        terms = losses.compute(self.losses, outputs, truth, self.loss_arguments)
         if self.grounding:
             terms["grounding"], statistics = self.grounding(self.model, batch, hidden, outputs if hidden else None)
         if self.alignment:

@@ -68,7 +68,7 @@ def config_to_dict(config: Any) -> dict:
 
 def config_from_dict(values: dict, kind: type = Config) -> Any:
     """Build a `Config` (or a part of one) from JSON; unknown or ill-typed fields raise ValueError."""
-    settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: float})
+    settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _as_float})
     try:
         return dacite.from_dict(kind, values, settings)
     except dacite.WrongTypeError as error:
@@ -77,6 +77,11 @@ def config_from_dict(values: dict, kind: type = Config) -> Any:
         raise ValueError(f"{error.field_path}={error.value!r}: {named} is needed") from error
     except (dacite.DaciteError, TypeError) as error:
         raise ValueError(f"not a {kind.__name__} of this version of magnet: {error}") from error
+
+
+def _as_float(value: Any) -> Any:
+    """JSON may have 1 for 1.0; what is no number stays what it is, and is refused by its type."""
+    return float(value) if type(value) is int else value
 
 
 def _hashed(config: Any) -> Any:

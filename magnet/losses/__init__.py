@@ -3,6 +3,8 @@
 batch["masks"] is (B,S,S), 1 foreground and 0 background. Weights live in the configuration, not here.
 """
 
+from inspect import signature
+
 from torch import Tensor
 
 from magnet.losses.contrast import pixel_contrast
@@ -14,14 +16,25 @@ TERMS = {
 }  # fmt: skip
 
 
-def compute(weights: dict[str, float], outputs: dict, batch: dict) -> dict[str, Tensor]:
-    """The raw terms that `weights` names, in its order. Raises ValueError for a name that is no term, or one that
-    reads what the network does not give."""
+def check_arguments(weights: dict[str, float], arguments: dict[str, dict]) -> None:
+    """ValueError for a term that is not weighed or an argument that its function does not take."""
+    for term, own in arguments.items():
+        known = list(signature(TERMS[term]).parameters)[2:] if term in weights and term in TERMS else []
+        if unknown := [name for name in own if name not in known] or [term] * (not known):
+            there = f"{term} takes {', '.join(known) or 'none'}" if term in weights else f"losses={weights}"
+            raise ValueError(f"loss_arguments: {term}.{unknown[0]} is nothing to set; {there}")
+
+
+def compute(
+    weights: dict[str, float], outputs: dict, batch: dict, arguments: dict[str, dict] | None = None
+) -> dict[str, Tensor]:
+    """The raw terms that `weights` names, in its order, with the `arguments` of each. Raises ValueError for a name that
+    is no term, or one that reads what the network does not give."""
     unknown = [name for name in weights if name not in TERMS]
     if unknown or not weights:
         raise ValueError(f"losses={weights}: there are the terms {', '.join(TERMS)}")
     try:
-        return {name: TERMS[name](outputs, batch) for name in weights}
+        return {name: TERMS[name](outputs, batch, **(arguments or {}).get(name, {})) for name in weights}
     except KeyError as missing:
         raise ValueError(
             f"losses={weights}: one reads {missing}, which this network does not give. mask_bce and mask_dice suit "

@@ -4,6 +4,7 @@ import logging
 
 from torch import nn
 
+from magnet import memory
 from magnet.config import LanguageConfig, ModelConfig
 from magnet.models.coupalign import CoupAlign
 from magnet.models.lavt import LAVT
@@ -23,12 +24,14 @@ METHODS = {"lavt": LAVT, "magnet": MagNet, "coupalign": CoupAlign}
 def build_model(config: ModelConfig, vocab_size: int | None = None) -> nn.Module:
     """The network a configuration describes, with random weights except where it names pretrained ones.
 
-    `vocab_size` defaults to the `vocab_size` among language.options, then to the size of language.vocabulary.
+    `vocab_size` defaults to the `vocab_size` among language.options, then to the size of language.vocabulary. From now
+    on the process keeps what memory it frees, `magnet.memory.keep_freed`.
     """
     if config.method not in METHODS:
         raise ValueError(f"method={config.method!r} is not one of {', '.join(METHODS)}")
     if unread := _unread(config):
         _logger.warning("method=%r does not read %s: these settings change nothing", config.method, ", ".join(unread))
+    memory.keep_freed()  # every pass asks for the same large blocks again
     return METHODS[config.method](config, vocab_size or _vocab_size(config.language))
 
 

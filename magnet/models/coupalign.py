@@ -35,7 +35,9 @@ class CoupAlign(ReferringNetwork):
         reading = {"last": stages[-1:], "none": stages[:0]}.get(own.word_pixel, stages)
         self.fusions = _at(reading, lambda i: PixelWordAttention(channels[i], words))
         self.gates = _at(reading[:-1], lambda i: LanguageGate(channels[i], config.gate_init))  # nothing reads the last
-        read = stages if own.word_pixel == "both" else ()  # the last one, too: [CLS] goes on to weigh the proposals
+        read = stages if own.word_pixel == "both" else ()
+        if own.weighting == "none":  # else the last one, too: [CLS] goes on to weigh the proposals
+            read = read[:-1]
         self.text_sides = _at(read, lambda i: WordPixelAttention(channels[i], words, own.num_word_heads))
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels)
         self.decoder = LAVTDecoder(channels, config.decoder_norm, config.decoder_width)
@@ -89,6 +91,8 @@ def _check(config: ModelConfig, words: int) -> None:
     for name in ("num_word_heads", "num_proposals", "width", "num_layers", "num_heads", "feedforward"):
         if getattr(own, name) < 1:
             raise ValueError(f"coupalign.{name}={getattr(own, name)}: at least 1 is needed")
+    if own.word_pixel == own.weighting == "none":
+        raise ValueError("coupalign.word_pixel='none' with weighting='none': then nothing reads the sentence")
     _check_heads(own, words)
 
 

@@ -4,6 +4,7 @@ What is kept lies in results/studies (study_files.py); trained weights stay in r
 """
 
 import logging
+import os
 import shlex
 import sys
 import time
@@ -44,6 +45,7 @@ def ablate(
     pairs = share(study, study.chosen(variants, seeds), shard)
     missing = [pair for pair in pairs if not is_done(study, pair, folder)]
     _check_data(study, missing, root)
+    _check_place(folder / study.name)
     failed, times = {}, []
     for number, pair in enumerate(missing, start=len(pairs) - len(missing) + 1):
         began = time.monotonic()
@@ -95,6 +97,12 @@ def _check_data(study: Study, pairs: list[Pair], root: str | Path | None) -> Non
             select_split(table, split)
 
 
+def _check_place(place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)  # names a file that stands in its way
+    if not os.access(place, os.W_OK):
+        raise PermissionError(f"{place} cannot be written to; results of runs belong there")
+
+
 def _make(study: Study, pair: Pair, failed: dict, root: str | Path | None, folder: Path, progress: bool) -> str:
     """Train, score and write one run; what to say of it."""
     began, start = time.monotonic(), study.start(pair[0])
@@ -141,6 +149,7 @@ def _facts(study: Study, pair: Pair, run: runs.Run) -> dict:
     return {
         "study": study.name, "variant": pair[0], "seed": pair[1], "digest": study.digest(*pair),
         "config": runs.config_to_dict(study.config(*pair)), "init": study.start(pair[0]),
+        "num_expressions": study.num_expressions,
         "hours": seconds / 3600, **Stepper(run.config, batch_size=1).cost(), "version": code_version(about),
         "hardware": ", ".join([about["processor"], *about["gpus"]]), "torch": about["packages"]["torch"],
         "command": shlex.join(["magnet", *sys.argv[1:]]), "date": date.today().isoformat(),

@@ -26,7 +26,8 @@ from magnet.workbench.errors import KINDS
 
 SHARED = ("batch_size", "num_epochs", "num_steps", "warmup_steps", "val_every", "val_expressions")  # of optim
 LATER = 1000  # added to the seed of a variant that starts from another: its scenes are new ones
-NAME = r"[A-Za-z0-9_]+"  # of studies and variants: they become file names
+NAME = r"[A-Za-z0-9_]{1,100}"  # of studies and variants: they become file names
+TABLES = ("_effects", "_groups", "_errors")  # how the names of a study's further tables end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Study:
 
     def _check_values(self) -> None:
         for name in ("claim", "refuted_by", "variants", "seeds", "splits"):
-            if not getattr(self, name):
+            if not (value := getattr(self, name)) or (isinstance(value, str) and not value.strip()):
                 raise ValueError(f"{name} of {self.name} is empty")
         for name in ("seeds", "splits"):
             if len(set(values := getattr(self, name))) < len(values):
@@ -69,9 +70,15 @@ class Study:
         for name in (self.name, *self.variants):
             if not re.fullmatch(NAME, name):
                 raise ValueError(f"{name!r} names a study or variant: letters, digits and _ are needed, for files")
-        for name, *pair in self.comparisons:
-            self._known(f"comparison {name!r}", *pair)
+        if self.name.endswith(TABLES):
+            raise ValueError(f"name = {self.name!r}: what ends in {', '.join(TABLES)} is a table of another study")
+        for name, a, b in self.comparisons:
+            self._known(f"comparison {name!r}", a, b)
+            if a == b:
+                raise ValueError(f"comparison {name!r} of {self.name} compares {a!r} with itself")
         self._known("factorial", *self.factorial)
+        for name, changes in {"changes": self.changes, **self.variants}.items():
+            _check_free(f"{name} of {self.name}", changes)
         for name in self.variants:
             if (init := self.start(name)) and self.start(self._known(f"init of {name!r}", init)[0]):
                 raise ValueError(f"variant {name!r} starts from {init!r}, which starts from another: one step at most")
@@ -104,7 +111,8 @@ class Study:
         if unknown := [seed for seed in seeds if seed not in self.seeds]:
             there = ", ".join(map(str, self.seeds))
             raise ValueError(f"--seeds: no seed {unknown[0]} in {self.name}; there are {there}")
-        return [(variant, seed) for seed in seeds or self.seeds for variant in variants]
+        variants, seeds = dict.fromkeys(variants), dict.fromkeys(seeds or self.seeds)  # each once
+        return [(variant, seed) for seed in seeds for variant in variants]
 
     def config(self, variant: str, seed: int, root: str | Path | None = None) -> Config:
         """The whole run. ValueError names a setting that does not exist and lists those that do.
@@ -158,6 +166,14 @@ class Study:
         return replace(self, changes=_both(self.changes, small), num_steps=2, seeds=self.seeds[:2], num_expressions=6)
 
 
+def _check_free(where: str, changes: dict[str, Any]) -> None:
+    """What the command line decides is no variant's."""
+    if "seed" in changes:
+        raise ValueError(f"seed in {where}: seeds are the study's own field, the same for all variants")
+    if isinstance(changes.get("data"), dict) and "root" in changes["data"]:
+        raise ValueError(f"data.root in {where}: the folder is given on the command line, --root")
+
+
 def _both(first: dict, second: dict) -> dict:
     """Nested changes, the second on top."""
     return first | {
@@ -203,11 +219,18 @@ def read_study(path: str | Path) -> Study:
         for name, value in values.items():
             _check_lists(value, get_type_hints(Study)[name], name)
         study = runs.config_from_dict(values, Study)
-        for variant in study.variants:
-            study.config(variant, seed=0)
+        _check_different(study)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return study
+
+
+def _check_different(study: Study) -> None:
+    """Variants that are one run under two names differ by 0 for sure, which no study finds."""
+    met = {}
+    for variant in study.variants:
+        if (other := met.setdefault(study.digest(variant, 0), variant)) != variant:
+            raise ValueError(f"variants {other!r} and {variant!r} are the same: both change the recipe to one network")
 
 
 def _check_lists(value: Any, hint: Any, where: str) -> None:

@@ -22,7 +22,10 @@ from magnet.workbench.study import Study
 FOLDER = Path("results/studies")
 COLUMNS = ["split", "sent_id", "I", "U", "error"]
 NUMBERS = ("hours", "parameters", "forward_gflop", "training_gflop")
-FACTS = ("study", "variant", "seed", "digest", "config", "expressions", "version", "hardware", "torch", *NUMBERS)
+KINDS_OF_FACTS = {
+    **dict.fromkeys(("study", "variant", "digest", "version", "hardware", "torch", "sha256"), str), "seed": int,
+    **dict.fromkeys(("config", "expressions"), dict), **dict.fromkeys(NUMBERS, int | float),
+}  # fmt: skip
 Pair = tuple[str, int]  # variant, seed
 
 
@@ -44,7 +47,8 @@ def write_run(study: Study, pair: Pair, table: pd.DataFrame, facts: dict, folder
 
 
 def is_done(study: Study, pair: Pair, folder: Path = FOLDER) -> bool:
-    """Whether its results are there; ValueError where they are damaged or those of another configuration."""
+    """Whether its results are there; ValueError where they are damaged, or those of another configuration or of other
+    expressions than the study asks for."""
     table, about = paths(study, pair, folder)
     if not (table.exists() and about.exists()):
         return False
@@ -53,8 +57,10 @@ def is_done(study: Study, pair: Pair, folder: Path = FOLDER) -> bool:
         now = runs.config_to_dict(study.config(*pair))
         raise ValueError(
             f"{table} was made with configuration {found['digest']}, the study {study.name} now has {wanted} "
-            f"({_difference(found['config'], now)}); move {table.parent} away, or give the study another name"
+            f"({_difference(found['config'], now)}); {_other_name(table)}"
         )
+    _check_own(found, table)
+    _check_scored(study, found, table)
     return True
 
 
@@ -62,9 +68,8 @@ def read_run(study: Study, pair: Pair, folder: Path = FOLDER) -> tuple[pd.DataFr
     """Table and facts of a run that is done. ValueError names the file, what is wrong with it and what helps."""
     place, about = paths(study, pair, folder)
     facts, table = _read_facts(study, pair, about), _read(place, pd.read_parquet)
-    if facts.get("sha256", own := _sha256(place)) != own:  # the first runs have none
-        raise _damaged(place, f"it is not the file that {about.name} was written with")
-    if fault := _fault(table) or _split_fault(table, facts, study):
+    _check_own(facts, place)
+    if fault := _fault(table) or _split_fault(table, facts):
         raise _damaged(place, fault)
     return table, facts
 
@@ -78,12 +83,13 @@ def _read_facts(study: Study, pair: Pair, path: Path) -> dict:
     facts = _read(path, lambda file: json.loads(file.read_text()))
     if not isinstance(facts, dict):
         raise _damaged(path, "it holds no facts of a run")
-    if lacking := [name for name in FACTS if name not in facts]:
-        raise _damaged(path, f"it has no {lacking[0]}")
+    for name, kind in KINDS_OF_FACTS.items():
+        if not isinstance(facts.get(name), kind):
+            raise _damaged(path, f"{name} = {facts[name]!r}" if name in facts else f"it has no {name}")
     if (own := (facts["study"], facts["variant"], facts["seed"])) != (study.name, *pair):
         raise _damaged(path, f"it is about {'/'.join(map(str, own))}")
     for name in NUMBERS:
-        if not (isinstance(facts[name], int | float) and facts[name] >= 0):
+        if not facts[name] >= 0:
             raise _damaged(path, f"{name} = {facts[name]!r} is no cost")
     return facts
 
@@ -115,13 +121,31 @@ def _fault(table: pd.DataFrame) -> str | None:
     return None
 
 
-def _split_fault(table: pd.DataFrame, facts: dict, study: Study) -> str | None:
+def _split_fault(table: pd.DataFrame, facts: dict) -> str | None:
     there, told = set(table["split"]), set(facts["expressions"])
     if there != told:
         return f"it holds {_listed(there)}, the facts beside it are about {_listed(told)}"
-    if missing := set(study.splits) - there:
-        return f"it holds {_listed(there)}, and {study.name} is scored on {_listed(missing)}, too"
     return None
+
+
+def _check_own(facts: dict, table: Path) -> None:
+    if facts["sha256"] != _sha256(table):
+        raise _damaged(table, f"it is not the file that {table.stem}.json was written with")
+
+
+def _check_scored(study: Study, facts: dict, table: Path) -> None:
+    """Runs from before it was written down were scored on all expressions."""
+    for what, made, wanted in (
+        ("splits", set(facts["expressions"]), set(study.splits)),
+        ("expressions of a split", {facts.get("num_expressions") or "all"}, {study.num_expressions or "all"}),
+    ):
+        if wanted - made:
+            said = f"{table} was scored on {_listed(made)} as {what}, {study.name} now asks for {_listed(wanted)}"
+            raise ValueError(f"{said}; {_other_name(table)}")
+
+
+def _other_name(table: Path) -> str:
+    return f"move {table.parent} away, or give the study another name"
 
 
 def _listed(names: set) -> str:

@@ -100,7 +100,10 @@ def markdown(said: list[str], tables: dict[str, pd.DataFrame], command: str) -> 
     parts = [f"`{command}`", *said]
     for title, table in tables.items():
         lines = [list(table), ["---"] * len(table.columns), *table.to_numpy().tolist()]
-        parts += [f"## {title}", "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)]
+        parts += [
+            f"## {title}",
+            "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -126,12 +129,20 @@ def _said(results: Results) -> list[str]:
         f"{study.name}: {study.claim}.",
         f"Refuted by: {study.refuted_by}.",
         f"Percent and points on {sizes}; mean ± standard deviation over seeds. Seed intervals: Student's t, 95 % over "
-        f"the contrasts of a score on a split by Holm's method; image intervals: 95 %, bootstrap. Detectable alone: by "
-        f"one question without the others. The claim is decided by oIoU on {study.splits[0]}.",
+        f"the contrasts of a score on a split by Holm's method; image intervals: 95 %, bootstrap. Detectable alone: "
+        f"half the seeds' interval if one question were asked without the others; a true difference of that size is "
+        f"missed about every other time, and more questions need a larger one. The claim is decided by {_deciding(study)} on "
+        f"{study.splits[0]}.",
         f"GFLOP of a picture with one sentence, forward; training: with all that the variant's losses compute, before "
-        f"the backward pass. Hours of a run's training steps on {numbered}.",
+        f"the backward pass. Hours of a run's training steps on {numbered}: some runs had others beside them, so they "
+        f"compare nothing.",
         *(f"Note: {note}." for note in notes(results)),
     ]
+
+
+def _deciding(study: Study) -> str:
+    shares = f"; of errors by their shares of {' and '.join(study.errors)}, each for itself," if study.errors else ""
+    return f"oIoU{shares}".replace("_", " ")
 
 
 def _hours(table: pd.DataFrame) -> list[str]:

@@ -48,13 +48,16 @@ def read_finished(study: Study, root: str | Path | None = None, folder: Path = F
     pairs = [(variant, seed) for variant in study.variants for seed in study.seeds]
     pairs = [pair for pair in pairs if is_done(study, pair, folder)]
     if not pairs:
-        raise FileNotFoundError(f"no finished run in {folder / study.name}; make them with: magnet ablate {study.name}")
+        there = f"no finished run in {folder / study.name}"
+        raise FileNotFoundError(
+            f"{there}; make them with: magnet ablate {study.name} (your own study: its file's path)"
+        )
     tables, facts = zip(*(read_run(study, pair, folder) for pair in pairs))
     for pair, table, about in zip(pairs, tables, facts):
         _check_same(study, (pairs[0], tables[0], facts[0]), (pair, table, about))
     ids = tables[0]["sent_id"]
     columns = [table.set_index("sent_id").loc[ids] for table in tables]
-    expressions = _expressions(study, ids, facts[0]["expressions"], root)
+    expressions = _expressions(study, tables[0], facts[0]["expressions"], root)
     return Results(study, expressions, pairs, _scores(study, columns), list(facts))
 
 
@@ -90,8 +93,9 @@ def _check_same(study: Study, first: tuple, other: tuple) -> None:
         raise ValueError(f"{names[0]} and {names[1]} were scored on other sentences or masks under the same sent_ids")
 
 
-def _expressions(study: Study, ids: pd.Series, digests: dict[str, str], root: str | Path | None) -> pd.DataFrame:
-    """The expression table's rows of these sent_ids, in their order."""
+def _expressions(study: Study, scored: pd.DataFrame, digests: dict[str, str], root: str | Path | None) -> pd.DataFrame:
+    """The expression table's rows of a run's sent_ids, in their order."""
+    ids = scored["sent_id"]
     data = study.config(next(iter(study.variants)), 0, root).data
     table = read_refer(data.root, data.name, data.split_by, data.polygon_overlap)
     check_ids(f"{data.name} in {table.attrs['root']}", table["sent_id"], ids)
@@ -100,6 +104,8 @@ def _expressions(study: Study, ids: pd.Series, digests: dict[str, str], root: st
         if digest(rows[rows["split"] == split]) != made:
             there = f"{table.attrs['root']} holds another {split} of {data.name}"
             raise ValueError(f"{there} than {study.name} was scored on; give the data set of its runs with --root")
+    if (wrong := rows["split"].to_numpy() != scored["split"].to_numpy()).any():
+        raise ValueError(f"{study.name}: sent_id {rows.loc[wrong, 'sent_id'].iloc[0]} stands under another split there")
     return rows
 
 

@@ -2,8 +2,8 @@
 
 One run proves little: seeds alone move oIoU by more than many published gains. And seeds alone are not enough, as all
 are scored on the same pictures. So a part "helps" or "hurts" only where two intervals exclude 0: Student's t over the
-differences of each seed, with Holm's correction over the study's contrasts, and the bootstrap over images of their mean
-over seeds. Everything else is "no difference shown".
+differences of each seed, with Holm's correction over all contrasts that the study states, run or not, and the bootstrap
+over images of their mean over seeds. Everything else is "no difference shown".
 """
 
 import warnings
@@ -212,15 +212,16 @@ def holm_levels(p_values: np.ndarray, alpha: float = 1 - LEVEL) -> np.ndarray:
 
 
 def seed_intervals(differences: list[np.ndarray]) -> list[tuple[float, float]]:
-    """t intervals of several contrasts at Holm's levels; those with fewer than two seeds are no part of the family."""
-    tested = [i for i, each in enumerate(differences) if len(each) > 1]
-    p_values = np.array([_p_value(differences[i]) for i in tested])
-    levels = dict(zip(tested, holm_levels(p_values)))
-    return [t_interval(each, levels.get(i, 1 - LEVEL)) for i, each in enumerate(differences)]
+    """t intervals of several contrasts at Holm's levels. Those that have fewer than two seeds count with p = 1: what a
+    study asks is paid for from the start, or an early look would show more than the whole."""
+    levels = holm_levels(np.array([_p_value(each) for each in differences]))
+    return [t_interval(each, level) for each, level in zip(differences, levels)]
 
 
 def _p_value(differences: np.ndarray) -> float:
-    """Two-sided, of a mean of 0; 1 where all are 0."""
+    """Two-sided, of a mean of 0; 1 where all are 0 and where there are fewer than two."""
+    if len(differences) < 2:
+        return 1.0
     error = stats.sem(differences)
     if error == 0:
         return float(not differences.any())

@@ -95,10 +95,12 @@ def test_sentence_mask_alignment_by_formula(weighting, soft):
     logits, weights = part(proposals, queries, sentence)
     kernel, bias = part.classifier.weight[:, :, 0, 0].tolist(), part.classifier.bias.tolist()
     for row in range(2):
-        norm = normed(part.sentence(sentence[row]).tolist())
+        norm = normed((sentence[row, :4] if weighting == "none" else part.sentence(sentence[row])).tolist())
         fits = [sum(a * b for a, b in zip(normed(queries[row, n].tolist()), norm)) / math.sqrt(4) for n in range(3)]
         if weighting == "softmax":
             expected = [math.exp(f) / sum(math.exp(g) for g in fits) for f in fits]
+        elif weighting == "none":
+            expected = [1.0] * 3
         else:
             expected = [1 / (1 + math.exp(-f)) for f in fits]
         assert weights[row].tolist() == pytest.approx(expected, abs=1e-4)
@@ -287,7 +289,8 @@ def test_few_pixels_mean_nothing_with_area():
     "own, message",
     [
         ({"word_pixel": "words"}, r"coupalign\.word_pixel='words' is not one of both, pixels, last, none"),
-        ({"weighting": "mean"}, r"coupalign\.weighting='mean' is not one of sigmoid, softmax, sum"),
+        ({"weighting": "mean"}, r"coupalign\.weighting='mean' is not one of sigmoid, softmax, sum, none"),
+        ({"word_pixel": "none", "weighting": "none"}, "nothing reads the sentence"),
         ({"num_proposals": 0}, r"coupalign\.num_proposals=0: at least 1"),
         ({"num_layers": 0}, r"coupalign\.num_layers=0: at least 1"),
         ({"num_heads": 0}, r"coupalign\.num_heads=0: at least 1"),

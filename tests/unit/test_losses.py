@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from magnet.losses import TERMS, compute
+from magnet.losses import TERMS, check_arguments, compute
 from magnet.losses.segmentation import cross_entropy, dice, mask_bce, mask_dice
 
 TWO_CLASSES = ("cross_entropy", "dice")
@@ -141,3 +141,22 @@ def test_a_term_that_the_network_has_nothing_for_is_named():
     outputs, batch = {"mask_logits": torch.zeros(1, 4, 4), "aux_mask_logits": []}, {"masks": torch.zeros(1, 4, 4)}
     with pytest.raises(ValueError, match="'class_logits', which this network does not give"):
         compute({"mask_bce": 1.0, "cross_entropy": 1.0}, outputs, batch)
+
+
+def test_a_term_takes_the_arguments_it_is_given_and_no_others():
+    outputs = {"mask_features": torch.randn(2, 4, 3, 3), "mask_logits": torch.zeros(2, 3, 3)}
+    batch = {"masks": torch.zeros(2, 3, 3).index_fill(1, torch.tensor([0]), 1.0)}
+    weights = {"pixel_contrast": 0.1}
+    cold, warm = (
+        compute(weights, outputs, batch, {"pixel_contrast": {"temperature": temperature}})["pixel_contrast"]
+        for temperature in (0.05, 100.0)
+    )
+    assert warm == pytest.approx(math.log(1 + 6), abs=0.05), "all alike: one against six others"
+    assert abs(cold - warm) > 0.1
+    check_arguments(weights, {"pixel_contrast": {"temperature": 0.2, "num_samples": 4}})
+    for arguments, message in (
+        ({"pixel_contrast": {"heat": 1.0}}, "pixel_contrast.heat .* takes num_samples, temperature"),
+        ({"dice": {"power": 1.0}}, r"dice.power is nothing to set; losses="),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_arguments(weights, arguments)

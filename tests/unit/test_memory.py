@@ -1,5 +1,8 @@
-"""What a training step holds for its backward pass, and what gradient checkpointing leaves of it."""
+"""What a training step holds for its backward pass, what gradient checkpointing leaves of it, and freed memory."""
 
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -68,3 +71,24 @@ def test_losses_of_masks_hold_two_numbers_a_pixel():
         value = TERMS["mask_bce"](outputs, {"masks": masks}) + TERMS["mask_dice"](outputs, {"masks": masks})
     value.backward()
     assert held.bytes < 1.05 * 2 * 3 * masks.numel() * masks.element_size()
+
+
+FAULTS = """
+import resource, sys, torch
+from magnet import memory
+for keep in (False, True):
+    memory.keep_freed(keep)
+    torch.ones(2**24)  # 64 MB: kept, or given back
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(2**24)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere nothing is set")
+def test_what_is_freed_serves_again_without_asking_the_system_for_pages():
+    """64 MB are 16,384 pages of 4 KB; each is asked for once where the block was given back."""
+    out = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
+    given_back, kept = map(int, out.split())
+    assert given_back > 100_000 and kept < 2_000

@@ -183,6 +183,14 @@ def test_a_study_of_ones_own_from_a_file(tmp_path):
         ({"errors": ["nonsense"]}, "no kind 'nonsense'; there are right, wrong_instance"),
         ({"comparisons": [["x", "with", "plain"], ["x", "plain", "with"]]}, "each needs a name that no other"),
         ({"seeds": []}, r"own\.json: seeds of own is empty"),
+        ({"claim": "  "}, "claim of own is empty"),
+        ({"comparisons": [["x", "with", "with"]]}, "comparison 'x' of own compares 'with' with itself"),
+        ({"variants": {"plain": {}, "with": {"seed": 7}}}, "seed in with of own: seeds are the study's own field"),
+        ({"changes": {"data": {"root": "elsewhere"}}}, r"data\.root in changes of own: .* --root"),
+        ({"variants": {"plain": {}, "with": {"log_every": 7}}}, "variants 'plain' and 'with' are the same"),
+        ({"name": "tiny_effects"}, "'tiny_effects': what ends in _effects, _groups, _errors is a table"),
+        ({"name": "a" * 101}, "names a study or variant"),
+        ({"variants": {"plain": {}, "with": {"grounding": {"ratio": "0.3"}}}}, r"ratio='0\.3'"),
         ({"seeds": [0, 3, 0]}, r"own\.json: seeds = \[0, 3, 0\] of own: one comes twice"),
         ({"seeds": [0, -1]}, r"own\.json: seeds = \[0, -1\] of own: they start at 0"),
         ({"seeds": 3}, r"own\.json: seeds = 3: a list is needed"),
@@ -231,6 +239,7 @@ def test_unknown_names_list_what_exists(tmp_path):
         studies.find("components").chosen(variants=("camm",))
     with pytest.raises(ValueError, match="--seeds: no seed 7 in components; there are 0, 1, 2, 3, 4"):
         studies.find("components").chosen(seeds=(0, 7))
+    assert studies.find("components").chosen(("cam", "cam"), (0, 0)) == [("cam", 0)]
 
 
 def test_the_demo_is_the_recipe_cut_to_its_minutes(tmp_path):

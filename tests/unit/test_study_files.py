@@ -1,6 +1,8 @@
 """What a study keeps of a run is read back as it was written, or refused with its file, its fault and what helps."""
 
 import json
+from dataclasses import replace
+from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 
@@ -23,9 +25,10 @@ TABLE = pd.DataFrame({"split": "val", "sent_id": [3, 5, 8], "I": [0, 4, 7], "U":
 
 
 def facts(pair=PAIR) -> dict:
-    about = dict.fromkeys(study_files.FACTS, "x") | dict.fromkeys(study_files.NUMBERS, 0.5)
+    about = dict.fromkeys(study_files.KINDS_OF_FACTS, "x") | dict.fromkeys(study_files.NUMBERS, 0.5)
     about |= {"study": "toy", "variant": pair[0], "seed": pair[1], "digest": STUDY.digest(*pair)}
-    return about | {"config": runs.config_to_dict(STUDY.config(*pair)), "expressions": {"val": "abc"}}
+    about |= {"config": runs.config_to_dict(STUDY.config(*pair)), "expressions": {"val": "abc"}}
+    return {name: value for name, value in about.items() if name != "sha256"}  # `write_run` adds it
 
 
 @pytest.fixture
@@ -68,8 +71,9 @@ def test_a_table_without_rows_or_columns_is_refused(folder):
     write_run(STUDY, PAIR, TABLE[:0], facts(), folder)
     with pytest.raises(ValueError, match=r"plain-1\.parquet is damaged: it holds no split"):
         read_run(STUDY, PAIR, folder)
-    (folder / "toy/plain-1.json").write_text(json.dumps(facts()))
     TABLE.drop(columns="U").to_parquet(path)
+    own = {"sha256": sha256(path.read_bytes()).hexdigest()}
+    (folder / "toy/plain-1.json").write_text(json.dumps(facts() | own))
     with pytest.raises(ValueError, match="it has no column U"):
         read_run(STUDY, PAIR, folder)
 
@@ -102,7 +106,9 @@ def test_the_table_of_another_run_is_refused(folder):
         (lambda about: {k: v for k, v in about.items() if k != "torch"}, "it has no torch"),
         (lambda about: about | {"study": "other"}, "it is about other/plain/1"),
         (lambda about: about | {"hours": -1}, "hours = -1 is no cost"),
-        (lambda about: about | {"hours": None}, "hours = None is no cost"),
+        (lambda about: about | {"hours": None}, "hours = None"),
+        (lambda about: about | {"expressions": None}, "expressions = None"),
+        (lambda about: about | {"torch": 2.1}, "torch = 2.1"),
         (lambda about: about | {"parameters": float("nan")}, "parameters = nan is no cost"),
     ],
 )
@@ -113,10 +119,28 @@ def test_facts_that_no_run_writes_are_refused(folder, changes, message):
         is_done(STUDY, PAIR, folder)
 
 
-def test_a_split_that_the_study_was_given_later_is_missed(folder):
-    wider = Study(**{**vars(STUDY), "splits": ("val", "testB")})
-    with pytest.raises(ValueError, match=r"it holds val, and toy is scored on testB, too; delete it"):
-        read_run(wider, PAIR, folder)
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"splits": ("val", "testB")},
+            r"plain-1\.parquet was scored on val as splits, toy now asks for testB, val; move",
+        ),
+        ({"num_expressions": 6}, "was scored on all as expressions of a split, toy now asks for 6; move"),
+    ],
+)
+def test_what_the_study_was_given_later_is_missed(folder, changes, message):
+    with pytest.raises(ValueError, match=message):
+        is_done(replace(STUDY, **changes), PAIR, folder)
+    write_run(STUDY, PAIR, TABLE, facts() | {"num_expressions": 6}, folder)
+    with pytest.raises(ValueError, match="was scored on 6 as expressions of a split, toy now asks for all"):
+        is_done(STUDY, PAIR, folder)
+
+
+def test_a_changed_table_is_noticed_before_anything_is_trained(folder):
+    TABLE.assign(I=0).to_parquet(folder / "toy/plain-1.parquet")
+    with pytest.raises(ValueError, match=r"not the file that plain-1\.json was written with; delete it"):
+        is_done(STUDY, PAIR, folder)
 
 
 @pytest.mark.parametrize("name", [n for n in studies.STUDIES if (ROOT / f"results/tables/study_{n}.csv").exists()])

@@ -96,11 +96,11 @@ def test_intervals_leave_0_out_where_holms_loop_rejects():
     assert len(met) == 5, "none, some and all were rejected"
 
 
-def test_too_few_seeds_are_no_part_of_the_family_and_equal_differences_no_puzzle():
+def test_a_question_without_seeds_is_paid_for_and_equal_differences_are_no_puzzle():
     one, same, zero = np.array([3.0]), np.array([2.0, 2.0, 2.0]), np.zeros(3)
     several = np.array([1.0, 1.4, 0.8])
     lone, other = verdicts.seed_intervals([one, several])
-    assert np.isnan(lone).all() and other == pytest.approx(verdicts.t_interval(several, 0.05))
+    assert np.isnan(lone).all() and other == pytest.approx(verdicts.t_interval(several, 0.05 / 2))
     assert verdicts.seed_intervals([same, zero]) == [(2.0, 2.0), (0.0, 0.0)]
 
 
