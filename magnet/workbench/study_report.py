@@ -131,8 +131,8 @@ def _said(results: Results) -> list[str]:
         f"Percent and points on {sizes}; mean ± standard deviation over seeds. Seed intervals: Student's t, 95 % over "
         f"the contrasts of a score on a split by Holm's method; image intervals: 95 %, bootstrap. Detectable alone: "
         f"half the seeds' interval if one question were asked without the others; a true difference of that size is "
-        f"missed about every other time, and more questions need a larger one. The claim is decided by {_deciding(study)} on "
-        f"{study.splits[0]}.",
+        f"missed about every other time, and more questions need a larger one. The claim is decided by "
+        f"{_deciding(study)} on {study.splits[0]}.",
         f"GFLOP of a picture with one sentence, forward; training: with all that the variant's losses compute, before "
         f"the backward pass. Hours of a run's training steps on {numbered}: some runs had others beside them, so they "
         f"compare nothing.",
