@@ -5,6 +5,7 @@ predictor.set_image("picture.png")
 mask, score = predictor.predict("the red star left of the ring")
 """
 
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,13 +96,14 @@ class Predictor:
     def _check_text(self, text: str) -> None:
         if not isinstance(text, str):
             raise ValueError(f"{text!r} is no text; give one phrase, a string")
+        said = repr(textwrap.shorten(text, 80, placeholder=" …"))
         found = {what: rows["count"] for what, rows in report(self.tokenizer, [text], self.data.num_tokens).items()}
         if found["empty"]:
-            raise ValueError(f"{text!r} holds no word; say what to look for")
+            raise ValueError(f"{said} holds no word; say what to look for")
         if found["only_unknown"]:
-            warnings.warn(f"{text!r} holds only words this model has never seen: the mask is a guess", stacklevel=3)
+            warnings.warn(f"{said} holds only words this model has never seen: the mask is a guess", stacklevel=3)
         if found["cut"]:
-            warnings.warn(f"{text!r} is cut: this model reads {self.data.num_tokens} tokens", stacklevel=3)
+            warnings.warn(f"{said} is cut: this model reads {self.data.num_tokens} tokens", stacklevel=3)
 
 
 def read_picture(image: Image.Image | np.ndarray | str | Path) -> Image.Image:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -87,5 +88,6 @@ def _kept(folder: Path | None, name: str, stamp: str, make: Callable[[], pd.Data
     table = make()
     table.attrs = {"stamp": stamp}
     if file:
-        atomic_write(file, table.to_parquet)
+        with suppress(PermissionError):  # `read_failures` says so
+            atomic_write(file, table.to_parquet)
     return table

@@ -65,10 +65,13 @@ class FailureExplorer(StandIn, w.VBox):
         return prediction_grid([self.failures.example(row) for row in self.rows[:NUM_SHOWN]])
 
     def export(self, kind: str) -> Path:
-        """Write the selection beside the notes: kind "csv", "png" or "coco". Returns the file or folder."""
+        """Write the selection beside the notes, under a name that is free: kind "csv", "png" or "coco". Returns the
+        file or folder."""
+        self.note.show(self.note.sent_id)  # what another kernel has noted is exported, too
         writers = {"csv": export.write_csv, "png": export.write_png, "coco": export.write_coco}
-        beside = self.failures.notes.path.parent if self.failures.notes.path else runs.ELSEWHERE
-        return writers[kind](self.failures, self.rows, beside / {"coco": "selection"}.get(kind, f"selection.{kind}"))
+        notes = self.failures.notes.path or runs.ELSEWHERE / "notes.json"
+        name = notes.stem.replace("notes", "selection", 1) + ("" if kind == "coco" else f".{kind}")
+        return writers[kind](self.failures, self.rows, runs.free_path(notes.with_name(name)))
 
     def _layout(self) -> list[w.Widget]:
         left = w.VBox([self.filters, self.pages], layout={"width": "24em", "min_width": "18em"})
@@ -91,7 +94,8 @@ class FailureExplorer(StandIn, w.VBox):
         with self.status.busy(f"exporting {len(self.rows):,} expressions"):
             written = way()
         if written is not None:
-            self.status.say(f"written: {written}")
+            few = f", the first {export.MOST_PICTURES} of {len(self.rows):,}" if str(written).endswith(".png") else ""
+            self.status.say(f"written: {written}{few if len(self.rows) > export.MOST_PICTURES else ''}")
 
     def _filter(self) -> None:
         self.pages.show(select(self.failures.table, self.filters.wanted(), self.masks))

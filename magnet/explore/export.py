@@ -44,7 +44,7 @@ def write_coco(failures: Failures, rows: np.ndarray, folder: Path | str) -> Path
     Raises ValueError where truths or predictions are missing.
     """
     if failures.truths is None or "rle" not in failures.table:
-        raise ValueError(f"COCO files need truths and predictions: {'; '.join(failures.missing)}")
+        raise ValueError(f"COCO files need truths and predictions: {failures.missing[-1]}")
     truths, folder = failures.truths.iloc[rows], Path(folder)
     columns = ["sent_id", "file", "height", "width", "text"]
     images = [
@@ -68,7 +68,7 @@ def to_fiftyone(failures: Failures, rows: np.ndarray, name: str = "failures"):
     if not find_spec("fiftyone"):
         raise ValueError("FiftyOne is not installed; pip install fiftyone, or export COCO files, which it reads")
     if failures.truths is None:
-        raise ValueError(f"FiftyOne needs pictures and truths: {'; '.join(failures.missing)}")
+        raise ValueError(f"FiftyOne needs pictures and truths: {failures.missing[-1]}")
     import fiftyone
 
     dataset = fiftyone.Dataset(name, overwrite=True)

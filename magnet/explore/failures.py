@@ -7,6 +7,7 @@
 What is not there is left out and named in `failures.missing`: pictures, the data, the weights.
 """
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from magnet.workbench.errors import truths_of
 from magnet.workbench.plots import Example
 
 NEEDED = ("sent_id", "image_id", "iou", "text")
+LARGEST = 960  # pixels of the longer side of what is looked at: a picture of 50 megapixels takes seconds to draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Failures:
 
     table: the results table, and error where the data is there. truths: the expressions in the same order, or None.
     objects: every object of the pictures (`read_objects`), or None. targets: the annotations each sentence means.
-    missing: what is not there and what it costs, a sentence each. no_picture: files that are not there.
+    missing: what is not there and what it costs, a sentence each.
     """
 
     table: pd.DataFrame
@@ -44,7 +46,6 @@ class Failures:
     objects: pd.DataFrame | None = None
     targets: pd.Series | None = None
     missing: tuple[str, ...] = ()
-    no_picture: frozenset[str] = frozenset()
 
     def size(self, row: int) -> tuple[int, int]:
         """Height and width in pixels of a row's picture."""
@@ -52,30 +53,36 @@ class Failures:
         return int(height), int(width)
 
     def example(self, row: int, answers: pd.DataFrame | None = None) -> Example:
-        """Picture (None where it is missing or damaged), truth, answer and sentence of a row; masks that are not there
-        are empty. answers: somebody else's to the same expressions, in the same order."""
+        """Picture (None where it is missing or damaged), truth, answer and sentence of a row, of a large picture every
+        second, third... pixel, so that at most 960 lie side by side; masks that are not there are empty. answers:
+        somebody else's to the same expressions, in the same order."""
         size, answer = self.size(row), (self.table if answers is None else answers).iloc[row]
+        step = self._step(row)
         prediction = rle_decode(answer["rle"], *size) if "rle" in answer else np.zeros(size, bool)
         truth = np.zeros(size, bool) if self.truths is None else rle_decode(self.truths["rle"].iloc[row], *size)
-        return Example(
-            image=self._picture(row), truth=truth, prediction=prediction, text=answer["text"], iou=answer["iou"]
-        )
+        masks = {"truth": truth[::step, ::step], "prediction": prediction[::step, ::step]}
+        return Example(image=self._picture(row), **masks, text=answer["text"], iou=answer["iou"])
 
     def competitors(self, row: int) -> list[np.ndarray]:
-        """Masks (H,W) of the objects of the category meant that are not meant; none where the data is missing."""
+        """Masks of the objects of the category meant that are not meant, as large as `example`'s; none where the data
+        is missing."""
         if self.objects is None:
             return []
         truth, here = self.truths.iloc[row], self.objects
         here = here[(here["image_id"] == truth["image_id"]) & (here["category_id"] == truth["category_id"])]
         others = here[~here["ann_id"].isin(self.targets.iloc[row])]
-        return [rle_decode(rle, *self.size(row)) for rle in others["rle"]]
+        step = self._step(row)
+        return [rle_decode(rle, *self.size(row))[::step, ::step] for rle in others["rle"]]
+
+    def _step(self, row: int) -> int:
+        return -(-max(self.size(row)) // LARGEST)
 
     def _picture(self, row: int) -> np.ndarray | None:
         if self.truths is None:
             return None
         file = Path(self.truths.attrs["images"]) / self.truths["file"].iloc[row]
         try:
-            return np.asarray(read_image(file, *self.size(row)))
+            return np.asarray(read_image(file, *self.size(row)).reduce(self._step(row)))
         except (OSError, ValueError):
             return None
 
@@ -91,7 +98,7 @@ def read_failures(
         expressions: of `read_refer`; None: the data the table names, in the run's root or the default one.
         split, protocol: of a run.
         folder: where notes and what is computed once are kept; None: explore/ in the run folder, results/explore/NAME
-            for shipped weights, nowhere for a table.
+            for shipped weights, explore/ beside a file (not the notes of the run it may lie in), nowhere for a table.
     Raises ValueError for a table without sent_id, image_id, iou or text, with a sent_id twice, or with some that
     `expressions` lacks.
     """
@@ -100,12 +107,13 @@ def read_failures(
     if absent := [name for name in NEEDED if name not in table]:
         raise ValueError(f"the results table has no column {', '.join(absent)}; it has {', '.join(table.columns)}")
     check_ids("the results table", table["sent_id"], table["sent_id"])
-    if folder is None:
-        missing.append("nothing is kept: notes are lost with the kernel; give folder=")
     notes = Notes(folder and folder / f"notes-{data_name(table.attrs)}.json")
+    missing += [*_unkept(folder), *filter(None, [notes.problem])]
     failures = Failures(table=table.reset_index(drop=True), notes=notes, missing=tuple(missing))
     try:
-        found = _read_data(table, data) if expressions is None else expressions
+        found = expressions
+        if expressions is None:
+            truths_of(table, found := _read_data(table, data))  # the default data may be others
     except (FileNotFoundError, ValueError) as error:
         failures = replace(failures, table=_sized(failures.table))
         return _lacking(failures, f"no truth, competitors, error kinds or pictures, as the data is not there: {error}")
@@ -129,6 +137,16 @@ def _results(
         return read_results(path), run.config.data, folder, [lacks]
     answers = magnet.evaluate(run, split=split, protocol=protocol, cached=True, progress=progress)
     return answers, run.config.data, folder, []
+
+
+def _unkept(folder: Path | None) -> list[str]:
+    """What is lost where there is no folder for it, or none that can be written to."""
+    if folder is None:
+        return ["nothing is kept: notes are lost with the kernel; give folder="]
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if os.access(there, os.W_OK):
+        return []
+    return [f"{there} cannot be written to: new notes are lost with the kernel; give another folder="]
 
 
 def _read_data(table: pd.DataFrame, data: DataConfig | None) -> pd.DataFrame:
@@ -155,11 +173,11 @@ def _with_data(failures: Failures, expressions: pd.DataFrame, folder: Path | Non
 
 def _with_pictures(failures: Failures) -> Failures:
     images, files = Path(failures.truths.attrs["images"]), failures.truths["file"].unique()
-    absent = frozenset(file for file in files if not (images / file).is_file())
+    absent = [file for file in files if not (images / file).is_file()]
     if not absent:
         return failures
     count = f"{len(absent):,} of {len(files):,} pictures are missing in {images}"
-    return replace(_lacking(failures, f"{count}: grey stands in for them"), no_picture=absent)
+    return _lacking(failures, f"{count}: grey stands in for them")
 
 
 def _with_kinds(failures: Failures, folder: Path | None, progress: bool) -> Failures:

@@ -5,6 +5,7 @@ notes.write(118, "two cups, the mask takes both", tags=["merged", "ask Ada"])
 notes[118].text
 """
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from pathlib import Path
 import dacite
 from filelock import FileLock
 
-from magnet.runs import config_from_dict, read_json, write_json
+from magnet.runs import config_from_dict, free_path, write_json
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,17 @@ class Notes(Mapping[int, Note]):
 
     Every change is written at once, atomically. Before, the file is read again under a lock, so that what another
     kernel has written stays; where both changed one note, both texts are kept. A file that cannot be read is moved
-    aside under another name, with a warning, and never overwritten.
+    aside under another name, with a warning that `problem` repeats, and never overwritten: what this kernel has read
+    of it before is written anew.
 
     Args: path: None keeps the notes in memory alone.
     """
 
     def __init__(self, path: Path | str | None = None):
         self.path = None if path is None else Path(path)
-        self._notes = self._read()
+        self.problem = ""
+        self._notes: dict[int, Note] = {}
+        self.reread()
 
     def __getitem__(self, sent_id: int) -> Note:
         return self._notes[sent_id]
@@ -47,6 +51,10 @@ class Notes(Mapping[int, Note]):
 
     def __len__(self) -> int:
         return len(self._notes)
+
+    def reread(self) -> None:
+        """Take over what another kernel has written since."""
+        self._notes = self._read()
 
     def write(self, sent_id: int, text: str, tags: Sequence[str] = ()) -> Note:
         """Change the note on one expression; without text and tags it is gone. What is kept comes back.
@@ -72,15 +80,17 @@ class Notes(Mapping[int, Note]):
 
     def _read(self) -> dict[int, Note]:
         if self.path is None or not self.path.exists():
-            return {}
+            return self._notes
         try:
-            return {int(key): config_from_dict(value, Note) for key, value in read_json(self.path).items()}
-        except (ValueError, AttributeError, TypeError, dacite.DaciteError) as error:
-            aside = _free_name(self.path)
+            found = json.loads(self.path.read_text())
+            return {int(key): config_from_dict(value, Note) for key, value in found.items()}
+        except (ValueError, AttributeError, TypeError, RecursionError, IsADirectoryError, dacite.DaciteError) as error:
+            aside = free_path(self.path, ".damaged-1")
             with suppress(FileNotFoundError):  # another kernel was quicker
                 self.path.rename(aside)
-            warnings.warn(f"the notes in {self.path} cannot be read ({error}); they are kept as {aside}", stacklevel=3)
-            return {}
+            self.problem = f"the notes in {self.path} cannot be read ({error}); they are kept as {aside}"
+            warnings.warn(self.problem, stacklevel=4)
+            return self._notes
 
 
 def _changed(notes: dict[int, Note], sent_id: int, new: Note) -> dict[int, Note]:
@@ -95,11 +105,3 @@ def _merged(seen: Note, found: Note, new: Note) -> Note:
     tags = (*new.tags, *(tag for tag in found.tags if tag not in {*new.tags, *seen.tags}))
     text = new.text if found.text in (seen.text, new.text) else "\n".join(filter(None, (found.text, new.text)))
     return Note(text, tags)
-
-
-def _free_name(path: Path) -> Path:
-    """notes.json -> notes.damaged-1.json, or the first number that is free."""
-    number = 1
-    while (aside := path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")).exists():
-        number += 1
-    return aside

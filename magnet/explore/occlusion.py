@@ -25,12 +25,12 @@ def occlude(predictor: Predictor, text: str, truth: np.ndarray | None = None) ->
     One row for the whole text (word "", way "whole"), then two a word, in turn: word, position (0 is the first), way
     ("hidden", "removed"), text (as it was asked), same (IoU with the whole text's mask, 0 to 1; two empty masks agree),
     iou (with `truth`, (H,W) bool; NaN without), area (share of the picture) and rle (the mask).
-    Words are what stands between spaces. Raises ValueError for a text without a word, RuntimeError before `set_image`.
+    Words are what stands between spaces, as far as the network reads: it takes `data.num_tokens` tokens. Raises
+    ValueError for a text without a word, RuntimeError before `set_image`.
     """
-    table = _variants(text, predictor.tokenizer)
-    masks = (
-        _mask(logits, predictor) for logits in predictor.ask(table["text"].tolist())
-    )  # one at a time: may be large
+    table = _variants(text, predictor.tokenizer, predictor.data.num_tokens)
+    logits = predictor.ask(table["text"].tolist())
+    masks = (_mask(one, predictor) for one in logits)  # one at a time: may be large
     whole, rows = None, []
     for mask in masks:
         whole = mask if whole is None else whole
@@ -50,13 +50,16 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
     return float(inside / either) if either else 1.0
 
 
-def _variants(text: str, tokenizer) -> pd.DataFrame:
-    words = text.split()
+def _variants(text: str, tokenizer, num_tokens: int) -> pd.DataFrame:
+    words, read = text.split(), num_tokens - 2  # [CLS] and [SEP] stand around them
     if not words:
         raise ValueError(f"{text!r} holds no word; say what to look for")
     rows = [("", -1, "whole", text)]
     for position, word in enumerate(words):
+        if read <= 0:  # what is cut off changes nothing
+            break
         pieces = [tokenizer.mask_token] * len(tokenizer.tokenize(word))
+        read -= len(pieces)
         for way, instead in zip(WAYS, (pieces, [])):
             rows.append((word, position, way, " ".join([*words[:position], *instead, *words[position + 1 :]])))
     return pd.DataFrame(rows, columns=["word", "position", "way", "text"])

@@ -211,7 +211,8 @@ class NoteField(w.VBox):
         self.add_class("magnet-note")
 
     def show(self, sent_id: int | None) -> None:
-        """Show the note on another expression."""
+        """Show the note on another expression, as it stands in the file by now."""
+        self.notes.reread()
         self.sent_id = None  # what is filled in now is no change
         self._fill(self.notes.get(sent_id, Note()))
         self.sent_id = sent_id

@@ -45,6 +45,7 @@ class PhrasePlayground(Panel):
         self.image: np.ndarray | None = None  # (H,W,3) uint8
         self.truths: dict[str, np.ndarray] = {}  # sentence -> (H,W) bool, of the expression that is shown
         self.answer: Answer | None = None
+        self.shown: int | None = None  # row of the expressions
         self.leaving_out: pd.DataFrame | None = None  # of `occlude`, where it is shown
         self._make_controls()
         super().__init__([self.phrase, widgets.HBox([self.word, self.other]), self._sources()], num_places=3)
@@ -85,7 +86,7 @@ class PhrasePlayground(Panel):
         self.phrase.observe(lambda change: self._typed(change["new"]), "value")
         self.word.observe(lambda change: self._offer(), "value")
         self.other.observe(lambda change: change["new"] and self.swap(self.word.value, change["new"]), "value")
-        self.row.observe(lambda change: self.show_expression(change["new"]), "value")
+        self.row.observe(lambda change: self._turned(change["new"]), "value")
         self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
         self.each_word.observe(lambda change: self._work(self._leave_out), "value")
 
@@ -97,6 +98,10 @@ class PhrasePlayground(Panel):
     def _typed(self, text: str) -> None:
         if self.answer is None or text != self.answer.text:  # else it is we who wrote it there
             self.ask(text)
+
+    def _turned(self, row: int) -> None:
+        if row != self.shown:  # else it is we who wrote it there
+            self.show_expression(row)
 
     def _uploaded(self, files: Sequence[dict]) -> None:
         for file in files:
@@ -120,6 +125,9 @@ class PhrasePlayground(Panel):
     def _show_expression(self, row: int, text: str) -> Sequence[str]:
         if self.expressions is None:
             raise ValueError("there are no expressions here; give a table of read_refer as expressions=")
+        if not 0 <= row < len(self.expressions):
+            raise ValueError(f"there is no row {row}; they go from 0 to {len(self.expressions) - 1}")
+        self.shown = self.row.value = row
         record = self.expressions.iloc[row]
         (example,) = load_examples(self.expressions, [record["sent_id"]])
         self._set_picture(example.image, {example.text: example.truth})

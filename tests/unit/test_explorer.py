@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ASSETS
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 from magnet.data import read_refer, select_split
 from magnet.explore import FailureExplorer
 from magnet.explore import answers as stored
+from magnet.explore.answers import data_name
 from magnet.explore.failures import read_failures
 from magnet.explore.keys import SCRIPT
 from magnet.refshapes.baselines import baseline_table
@@ -102,14 +104,26 @@ def test_a_note_that_another_kernel_wrote_meanwhile_joins_this_one(explorer, tmp
 
 
 def test_exports_lie_beside_the_notes_and_errors_stay_on_the_screen(explorer, tmp_path, monkeypatch):
-    assert {explorer.export(kind) for kind in ("csv", "png", "coco")} == {
-        tmp_path / name for name in ("selection.csv", "selection.png", "selection")
-    }
+    written = [explorer.export(kind).name for kind in ("csv", "png", "coco", "csv")]
+    assert [name.replace(data_name(explorer.failures.table.attrs), "DATA") for name in written] == [
+        "selection-DATA.csv", "selection-DATA.png", "selection-DATA", "selection-DATA-2.csv",
+    ]  # fmt: skip
     csv, *_, fiftyone = [part for part in explorer.children[0].children[1].children[-1].children[1:]]
     csv.click()
-    assert str(tmp_path / "selection.csv") in explorer.status.value
+    assert str(tmp_path / "selection-") in explorer.status.value and "-3.csv" in explorer.status.value
     fiftyone.click()
     assert "FiftyOne is not installed" in explorer.status.value
+
+
+def test_what_another_kernel_has_noted_is_seen_and_exported(explorer, tmp_path):
+    sent_ids = explorer.failures.table["sent_id"].iloc[explorer.rows[:2]].astype(int)
+    others = read_failures(explorer.failures.table, explorer.failures.truths, folder=tmp_path).notes
+    others.write(sent_ids.iloc[0], "of the row that is shown")
+    others.write(sent_ids.iloc[1], "of the next")
+    explorer.pages.step(1)
+    assert explorer.note.text.value == "of the next"
+    others.write(sent_ids.iloc[1], "anew")
+    assert pd.read_csv(explorer.export("csv"))["note"].dropna().tolist()[:2] == ["of the row that is shown", "anew"]
 
 
 def test_a_reader_without_a_kernel_sees_a_picture(explorer):

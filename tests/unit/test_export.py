@@ -60,7 +60,7 @@ def test_a_table_alone_cannot_become_coco_files(failures, tmp_path, monkeypatch)
     monkeypatch.setenv("MAGNET_DATA", str(tmp_path))
     alone = read_failures(failures.table.drop(columns="error"))
     for write in (lambda: export.write_coco(alone, np.arange(2), tmp_path / "coco"),):
-        with pytest.raises(ValueError, match="need truths and predictions: nothing is kept"):
+        with pytest.raises(ValueError, match="need truths and predictions: no truth"):
             write()
     assert not (tmp_path / "coco").exists()
 

@@ -1,5 +1,6 @@
 """The failure explorer without a widget: the table, what is missing, filters, pages, and its speed on 10,834 rows."""
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ASSETS
+from PIL import Image
 from refer_toy import Toy, square
 
 import magnet
@@ -180,15 +182,51 @@ def test_a_run_without_weights_shows_what_was_evaluated(shapes, run_root):
         read_failures(run, progress=False)
 
 
-def test_missing_and_damaged_pictures_are_counted_and_stood_in_for(many):
+def test_missing_pictures_are_counted_and_stood_in_for_as_damaged_ones_are(many):
     results, expressions, folder = many
     images = Path(expressions.attrs["images"])
     images.mkdir(parents=True, exist_ok=True)
     (images / "0.jpg").write_bytes(b"no picture")
     failures = read_failures(results, expressions, folder=folder, progress=False)
-    assert len(failures.no_picture) == NUM_IMAGES - 1
     assert failures.missing[-1].startswith("952 of 953 pictures are missing")
     assert failures.example(0).image is None and failures.example(5).image is None
+
+
+def test_a_large_picture_is_looked_at_small(tmp_path):
+    toy = Toy(tmp_path)
+    toy.images[0] |= {"height": 3000, "width": 2001}
+    expressions = toy.write().read()
+    results = expressions[["sent_id", "image_id", "text", "height", "width", "rle"]].assign(iou=1.0)
+    images = Path(expressions.attrs["images"])
+    images.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (2001, 3000), "red").save(images / toy.images[0]["file_name"])
+    failures = read_failures(results, expressions, progress=False)
+    row = int(np.flatnonzero(results["image_id"] == toy.images[0]["id"])[0])
+    example = failures.example(row)
+    assert example.image.shape == (750, 501, 3) and example.truth.shape == example.prediction.shape == (750, 501)
+    assert {mask.shape for mask in failures.competitors(row)} <= {(750, 501)}
+    whole = rle_decode(expressions["rle"].iloc[row], 3000, 2001)
+    assert example.truth.mean() == pytest.approx(whole.mean(), abs=1e-3) and whole.any()
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_and_no_obstacle(many, tmp_path, monkeypatch):
+    results, expressions, _ = many
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(answers, "atomic_write", lambda *_: (_ for _ in ()).throw(PermissionError("read-only")))
+    failures = read_failures(results[:40], expressions, folder=tmp_path / "new/explore", progress=False)
+    assert (
+        failures.missing[0]
+        == f"{tmp_path} cannot be written to: new notes are lost with the kernel; give another folder="
+    )
+    assert "error" in failures.table
+
+
+def test_sentences_that_the_default_data_lacks_are_no_obstacle(many, tmp_path, monkeypatch):
+    results, _, folder = many
+    Toy(tmp_path).write()
+    monkeypatch.setenv("MAGNET_DATA", str(tmp_path))
+    failures = read_failures(results, folder=folder, progress=False)
+    assert "the expressions lack 10" in failures.missing[-1] and failures.truths is None
 
 
 @pytest.mark.parametrize(

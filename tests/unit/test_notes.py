@@ -104,6 +104,17 @@ def test_a_file_damaged_while_it_is_open_is_kept_aside_as_well(path):
     with pytest.warns(UserWarning, match="cannot be read"):
         notes.write(2, "second")
     assert path.with_name("notes.damaged-1.json").read_text() == "{"
+    assert {key: note.text for key, note in Notes(path).items()} == {1: "first", 2: "second"}
+    assert "delete it" not in notes.problem and "notes.damaged-1.json" in notes.problem
+
+
+def test_a_folder_and_endless_nesting_in_the_files_place_are_set_aside(path):
+    path.mkdir(parents=True)
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert not Notes(path)
+    path.write_text("[" * 200_000)
+    with pytest.warns(UserWarning, match=r"kept as .*damaged-2\.json"):
+        assert not Notes(path)
 
 
 def test_a_write_that_fails_leaves_file_and_notes_as_they_were(path, monkeypatch):

@@ -148,6 +148,24 @@ def test_pictures_of_a_table_come_with_their_sentence_and_truth(shipped, express
     assert playground.answer.attention.max() <= 1 and "[CLS]" not in playground.answer.tokens
 
 
+def test_the_row_box_follows_and_a_row_that_is_not_there_is_said(shipped, expressions):
+    playground = PhrasePlayground(shipped, expressions=expressions)
+    playground.show_expression(5)
+    assert playground.row.value == 5
+    for row in (len(expressions), -1):
+        playground.show_expression(row)
+        assert f"there is no row {row}; they go from 0 to" in playground.said
+    playground.row.value = 0
+    assert playground.phrase.value == expressions["text"].iloc[0]
+
+
+def test_of_an_endless_phrase_only_what_is_read_is_left_out(shipped, expressions):
+    playground = PhrasePlayground(shipped, expressions=expressions)
+    playground.ask("red " * 3000)
+    assert len(playground.leaving_out) == 1 + 2 * (shipped.data.num_tokens - 2)
+    assert len(playground.said) < 300 and "is cut" in playground.said
+
+
 def test_a_shipped_network_answers_within_a_second(shipped, expressions):
     playground = PhrasePlayground(shipped, expressions=expressions)
     took = []
