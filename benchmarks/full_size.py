@@ -2,7 +2,8 @@
 
 python benchmarks/full_size.py --output results/tables/full_size.csv      (half an hour, with nothing beside it)
 
-Plain is what tests compare with: float32, readings by the library's bilinear sampling, attention that is not fused.
+Plain is what tests compare with: float32, readings by the library's bilinear sampling, attention that is not fused,
+freed memory given back to the system.
 Shares are of the machine's own matrix product in the same precision, measured in the same round; recomputation does not
 count. Training is a step with Mask Grounding, without dropout's or the data's work; its memory is that of a process
 that does nothing else. Where the hardware multiplies bfloat16 natively, there are rows of it, too; with
@@ -23,6 +24,7 @@ from fresh import Work, in_process
 from measured import parser, report
 
 import magnet
+from magnet import memory
 from magnet.config import DataConfig
 from magnet.data import read_refer
 from magnet.evaluate import score_expressions
@@ -40,8 +42,12 @@ Row = tuple[str, float, str]
 def plain() -> Iterator[None]:
     """The network without what was made faster."""
     by_grid = mock.patch.object(pixel_decoder, "read_scales", scale_reading.by_grid)
-    with by_grid, mock.patch.object(vision, "_fused_is_faster", lambda x: False):
-        yield
+    memory.keep_freed(False)
+    try:
+        with by_grid, mock.patch.object(vision, "_fused_is_faster", lambda x: False):
+            yield
+    finally:
+        memory.keep_freed()
 
 
 def ways(stepper: Stepper, work: Callable) -> dict[str, Callable]:

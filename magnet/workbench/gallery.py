@@ -21,7 +21,7 @@ from magnet.data.dataset import read_image
 from magnet.metrics import rle_decode
 from magnet.workbench.errors import KINDS, error_kinds, error_shares
 from magnet.workbench.overlay import STYLE, draw_answer, legend, outline
-from magnet.workbench.report import own_results
+from magnet.workbench.report import no_results, own_results
 
 SIDES = (256, 192, 128, 96, 64, 32, 16, 8)  # pixels of the longer side; the first that fits is taken
 PICTURE_BYTES, OUTLINE_CHARACTERS = 9000, 3000  # for each card; base64 makes four characters of three bytes
@@ -61,7 +61,7 @@ def write_gallery(
     run = runs.find(run)
     results = own_results(run) if results is None else results
     if not results:
-        raise FileNotFoundError(f"{run.folder} has no results yet; make them with: magnet evaluate {run.name}")
+        raise FileNotFoundError(f"{run.folder} has {no_results(run)}")
     data = run.config.data
     expressions = read_refer(data.root, data.name, data.split_by, data.polygon_overlap)
     answers = pd.concat([t.assign(split=split, error=error_kinds(t, expressions)) for split, t in results.items()])

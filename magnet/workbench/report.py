@@ -16,11 +16,15 @@ from matplotlib.figure import Figure
 import magnet
 from magnet import runs
 from magnet.data import read_refer
+from magnet.evaluate import read_results
+from magnet.predictor import Predictor
 from magnet.workbench import plots
 from magnet.workbench.diagnostics import choose_examples, load_examples, phrase_attention
 
 METRICS = ("oIoU", "mIoU", "P@0.5", "P@0.7", "P@0.9")
 OWN = "this run"
+# as they are by IoU: even the worst of a good run may be right
+QUARTERS = {"successes": "Best quarter", "typical": "Middle quarter", "failures": "Worst quarter"}
 NUM_EXAMPLES, NUM_ATTENTION = 8, 2  # of each gallery
 
 
@@ -39,14 +43,14 @@ def write_report(run: runs.Run | str | Path, results: dict[str, pd.DataFrame] | 
     """Write report.html into a run's `outputs` from what is there: log, results, summary.csv with baselines, weights.
 
     results: of `own_results`, where they are at hand. Every text that comes from data is escaped. What is not there yet
-    is left out, with the command that makes it.
+    or cannot be read is left out, and the page says why. Without `results`, raises ValueError for a damaged table.
     """
     run = runs.find(run)
     results, missing = own_results(run) if results is None else results, []
     scores = _scores(run, results)
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(PAGE)
     html = page.render(
-        run=run, num_steps=max((line["step"] for line in run.log()), default=0), metrics=METRICS,
+        run=run, training=_training(run), metrics=METRICS,
         scores=scores.to_dict("records"), figures=_figures(run, results, scores),
         galleries=_galleries(run, results, missing), missing=missing, files=_files(run.outputs),
         configuration=_pretty(run.folder / "config.json"), environment=_pretty(run.folder / "environment.json"),
@@ -62,10 +66,27 @@ def own_results(run: runs.Run) -> dict[str, pd.DataFrame]:
         expressions = read_refer(own.root, own.name, own.split_by, own.polygon_overlap)
         splits = [split for split in expressions["split"].unique() if split != "train"]
         return {split: magnet.evaluate(run, split=split) for split in splits}
-    tables = [pd.read_parquet(path) for path in sorted((run.folder / "eval").glob("*-original.parquet"))]
+    tables = [read_results(path) for path in sorted((run.folder / "eval").glob("*-original.parquet"))]
     tables = [t for t in tables if (t.attrs["name"], t.attrs["split_by"]) == (own.name, own.split_by)]
     first = {own.val_split: -1}
     return {t.attrs["split"]: t for t in sorted(tables, key=lambda t: first.get(t.attrs["split"], 0))}
+
+
+def no_results(run: runs.Run) -> str:
+    """What to do where `own_results` are empty; there may be tables of other data, or under another protocol."""
+    own = run.config.data
+    command = f"magnet evaluate {run.name} --split {own.val_split} --protocol original"
+    return f"no results yet on {own.name} ({own.split_by}) under the protocol `original`; make them with: {command}"
+
+
+def _training(run: runs.Run) -> str:
+    """How long it was trained; without a log, which shipped weights lack, what its configuration asks for, if a number.
+
+    It starts with a comma, as it ends the page's first sentence.
+    """
+    done = max((line["step"] for line in run.log()), default=None)
+    num_steps, asked = (done, "") if done is not None else (run.config.optim.num_steps, "configured for ")
+    return "" if num_steps is None else f", {asked}{num_steps:,} steps of {run.config.optim.batch_size} pictures"
 
 
 def _scores(run: runs.Run, results: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -84,9 +105,9 @@ def _figures(run: runs.Run, results: dict, scores: pd.DataFrame) -> dict[str, Pi
     figures = {}
     if results:
         models = {name: rows.set_index("split") for name, rows in scores.groupby("model", sort=False)}
-        figures["Scores beside the baselines"] = _picture(
-            plots.summary_bars(models.pop(OWN), models, name=OWN), "mIoU with intervals by split"
-        )
+        bars = plots.summary_bars(models.pop(OWN), models, name=OWN)
+        title = "Scores beside the baselines" if models else "Scores"
+        figures[title] = _picture(bars, "mIoU with intervals by split")
     kinds = [table for table in results.values() if "kind" in table]
     if kinds:
         by_kind = magnet.summarize(pd.concat(kinds), "kind")
@@ -103,18 +124,33 @@ def _figures(run: runs.Run, results: dict, scores: pd.DataFrame) -> dict[str, Pi
 def _galleries(run: runs.Run, results: dict, missing: list[str]) -> dict[str, list[Picture]]:
     """Pictures with truth and prediction from the first split, and what single words are read for."""
     if not results:
-        missing.append(f"no results yet; make them with: magnet evaluate {run.name}")
+        missing.append(no_results(run))
         return {}
     data, table = run.config.data, next(iter(results.values()))
     try:
         expressions = read_refer(data.root, data.name, data.split_by, data.polygon_overlap)
-        chosen = {k: load_examples(expressions, ids, table) for k, ids in choose_examples(table, NUM_EXAMPLES).items()}
     except (FileNotFoundError, ValueError) as error:
         missing.append(f"no pictures, as the data could not be read: {error}")
         return {}
-    galleries = {name.capitalize(): [_answer(example) for example in examples] for name, examples in chosen.items()}
-    shown = [*chosen["successes"][:NUM_ATTENTION], *chosen["failures"][:NUM_ATTENTION]]
-    return galleries | {"Attention per word": _attention(run, shown)}
+    chosen = _examples(expressions, table, missing)
+    galleries = {QUARTERS[name]: [_answer(example) for example in examples] for name, examples in chosen.items()}
+    shown = [example for name in ("successes", "failures") for example in chosen.get(name, [])[:NUM_ATTENTION]]
+    return galleries | _attention(run, shown, missing)
+
+
+def _examples(expressions: pd.DataFrame, table: pd.DataFrame, missing: list[str]) -> dict[str, list[plots.Example]]:
+    """The chosen examples whose picture can be read, by quarter; a quarter without any is left out."""
+    chosen, errors = choose_examples(table, NUM_EXAMPLES), []
+    readable = {name: [] for name in chosen}
+    for name, sent_id in ((name, sent_id) for name, ids in chosen.items() for sent_id in ids):
+        try:
+            readable[name] += load_examples(expressions, [sent_id], table)
+        except (FileNotFoundError, ValueError) as error:
+            errors.append(error)
+    if errors:
+        num = sum(map(len, chosen.values()))
+        missing.append(f"examples whose picture cannot be read, {len(errors)} of {num}; the first: {errors[0]}")
+    return {name: examples for name, examples in readable.items() if examples}
 
 
 def _answer(example: plots.Example) -> Picture:
@@ -122,16 +158,24 @@ def _answer(example: plots.Example) -> Picture:
     return _picture(figure, "Truth dashed, prediction filled", example.text, f"IoU\u00a0{example.iou:.2f}")
 
 
-def _attention(run: runs.Run, examples: list[plots.Example]) -> list[Picture]:
-    predictor = magnet.load(run.folder)
-    pictures = []
-    for example in examples:
-        predictor.set_image(example.image)
-        tokens, maps = phrase_attention(predictor, example.text)
-        name = list(maps)[len(maps) // 2]
-        figure = plots.attention_per_word(example.image, tokens, maps[name], num_columns=7)
-        pictures.append(_picture(figure, "Attention per word", example.text, f"{name}, IoU\u00a0{example.iou:.2f}"))
-    return pictures
+def _attention(run: runs.Run, examples: list[plots.Example], missing: list[str]) -> dict[str, list[Picture]]:
+    """The gallery of attention; nothing where there is no example, or no network that could be asked."""
+    if not examples:
+        return {}
+    try:
+        predictor = magnet.load(run.folder)
+        return {"Attention per word": [_reading(predictor, example) for example in examples]}
+    except (FileNotFoundError, ValueError) as error:
+        missing.append(f"attention per word: {error}")
+        return {}
+
+
+def _reading(predictor: Predictor, example: plots.Example) -> Picture:
+    predictor.set_image(example.image)
+    tokens, maps = phrase_attention(predictor, example.text)
+    name = list(maps)[len(maps) // 2]
+    figure = plots.attention_per_word(example.image, tokens, maps[name], num_columns=7)
+    return _picture(figure, "Attention per word", example.text, f"{name}, IoU\u00a0{example.iou:.2f}")
 
 
 def _picture(figure: Figure, shows: str, caption: str = "", note: str = "") -> Picture:
@@ -181,8 +225,11 @@ summary { cursor: pointer } ul { padding-left: 1.2rem } a { color: inherit }
 <body>
 <h1>{{ run.name }}</h1>
 <p class="faint">{{ run.config.model.method }} on {{ run.config.data.name }} ({{ run.config.data.split_by }}),
- seed {{ run.config.seed }}, {{ "{:,}".format(num_steps) }} steps of {{ run.config.optim.batch_size }} pictures.
+ seed {{ run.config.seed }}{{ training }}.
  Scores are percent, with 95 % intervals over images; masks are compared at each picture's own size.</p>
+{% if "failures.html" in files %}
+<p><a href="failures.html">Failures: the wrong answers, to filter</a></p>
+{% endif %}
 {% for line in missing %}
 <p><strong>Left out:</strong> {{ line }}</p>
 {% endfor %}
@@ -201,7 +248,9 @@ summary { cursor: pointer } ul { padding-left: 1.2rem } a { color: inherit }
 </table></div>
 {% endif %}
 {% for title, picture in figures.items() %}
+{% if title != "Scores" %}{# else it belongs to the table above #}
 <h2>{{ title }}</h2>
+{% endif %}
 <img src="data:image/png;base64,{{ picture.png }}" alt="{{ picture.shows }}" width="{{ picture.width }}">
 {% endfor %}
 {% for title, pictures in galleries.items() %}
@@ -209,9 +258,7 @@ summary { cursor: pointer } ul { padding-left: 1.2rem } a { color: inherit }
 <p class="faint">{% if title == "Attention per word" %}
 The share of its attention that each place gives to each token, in one stage.
 {% else %}
-Truth dashed, prediction filled. Drawn at even steps from the {{ {"Successes": "best", "Typical": "middle",
-"Failures": "worst"}[title] }} quarter by IoU, one per picture.
-{% if title == "Failures" and "failures.html" in files %}<a href="failures.html">All failures, to filter</a>.{% endif %}
+Truth dashed, prediction filled. Drawn at even steps from the {{ title | lower }} by IoU, one per picture.
 {% endif %}</p>
 <div class="gallery{{ " broad" if title == "Attention per word" }}">
 {% for picture in pictures %}

@@ -194,3 +194,11 @@ def test_what_would_not_pass_is_not_stored(series):
 def test_smoke_outputs_are_never_stored(series):
     with pytest.raises(ValueError, match="smoke mode"):
         machinery.run_notebooks(smoke=True, in_place=True)
+
+
+def test_the_minutes_a_notebook_says_are_no_fewer_than_were_measured():
+    table = pd.read_csv(ROOT / TABLE)
+    measured = table[~table["smoke"]].set_index("notebook")["minutes"]
+    for path in sorted((ROOT / FOLDER).glob("[0-9]*.ipynb")):
+        said = re.search(r"\*\*Minutes\*\* \| (?:under )?(\d+) on a laptop", path.read_text())[1]
+        assert int(said) >= measured[f"notebooks/{path.name}"] - 0.5, path.name

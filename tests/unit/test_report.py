@@ -4,6 +4,8 @@ import base64
 import dataclasses
 import io
 import json
+import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -106,6 +108,10 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
+def lines_left_out(html: str) -> list[str]:
+    return [unescape(line) for line in re.findall(r"<strong>Left out:</strong> (.*)</p>", html)]
+
+
 def test_hostile_text_stays_text(run, html):
     page = Page(html)
     words = "".join(page.words)
@@ -126,8 +132,18 @@ def test_report_is_one_file_without_network(run, html):
 
 
 def test_report_has_all_its_parts(run, html):
-    for title in ("Scores", "Training", "Successes", "Typical", "Failures", "Attention per word", "Configuration"):
-        assert f">{title}<" in html
+    quarters = ("Best quarter", "Middle quarter", "Worst quarter")
+    for title in (
+        "Scores",
+        "Scores beside the baselines",
+        "Training",
+        *quarters,
+        "Attention per word",
+        "Configuration",
+    ):
+        assert html.count(f">{title}<") == 1
+    assert "seed 0, 1 steps of 32 pictures." in html
+    assert not any(name in html for name in ("Successes", "Typical", "Failures"))  # nor a link to a page that is not
     assert "Left out" not in html
     words = " ".join(Page(html).words)
     score = magnet.summarize(pd.read_parquet(run.folder / "eval/own-val-original.parquet"))["oIoU"]
@@ -142,11 +158,84 @@ def test_a_run_without_results_says_what_is_missing(run):
     assert f"magnet evaluate {run.name}" in html and ">Training<" in html and "<table>" not in html
 
 
+def test_results_under_another_protocol_alone_are_told_from_none(run, capsys):
+    table = run.folder / "eval/own-val-original.parquet"
+    table.rename(table.with_name("own-val-paper.parquet"))
+    cli.report(run.name)
+    wanted = (
+        f"under the protocol `original`; make them with: magnet evaluate {run.name} --split val --protocol original"
+    )
+    assert wanted in (run.folder / "report.html").read_text(encoding="utf-8")  # and so says what stands for the other
+    assert wanted in capsys.readouterr().out
+
+
+def test_without_weights_only_the_attention_is_missing(run):
+    run.weights.unlink()
+    html = write_report(run).read_text(encoding="utf-8")
+    assert html.count("<figure") == 3 * 2 and "<h2>Attention per word" not in html
+    assert lines_left_out(html) == [
+        f"attention per word: {run.weights} does not exist yet; train it with: magnet train tiny"
+    ]
+
+
+def test_damaged_weights_leave_the_attention_out(run):
+    run.weights.write_bytes(b"no tensors")
+    (line,) = lines_left_out(write_report(run).read_text(encoding="utf-8"))
+    assert line.startswith(f"attention per word: {run.weights} is damaged")
+
+
+def test_a_damaged_table_is_named_with_what_to_do(run):
+    table = run.folder / "eval/own-val-original.parquet"
+    table.write_bytes(b"no table")
+    with pytest.raises(ValueError, match=r"own-val-original.parquet is damaged .*; delete it and evaluate again"):
+        write_report(run)
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda file: file.write_bytes(b"no picture")])
+def test_one_bad_picture_costs_only_its_examples(run, tmp_path, spoil):
+    table = pd.read_parquet(run.folder / "eval/own-val-original.parquet").set_index("sent_id")
+    best, other = report.choose_examples(table.reset_index(), report.NUM_EXAMPLES)["successes"]
+    spoil(tmp_path / "own" / "images" / f"{table['image_id'][best]}.png")
+    html = write_report(run).read_text(encoding="utf-8")
+    words = "".join(Page(html).words)
+    assert f"{HOSTILE} {other} " in words and f"{HOSTILE} {best} " not in words
+    assert all(f"<h2>{title}<" in html for title in (*report.QUARTERS.values(), "Attention per word"))
+    (line,) = lines_left_out(html)
+    assert line.startswith("examples whose picture cannot be read, 1 of 6; the first:")
+    assert f"{table['image_id'][best]}.png" in line
+
+
+def test_the_link_to_the_failures_needs_no_picture(run, tmp_path):
+    for path in (tmp_path / "own" / "images").iterdir():
+        path.unlink()
+    cli.report(run.name)
+    html = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert html.index('<a href="failures.html">') < html.index("Left out:") < html.index("<h2>")
+    assert "6 of 6" in lines_left_out(html)[0] and "<figure" not in html
+
+
+def test_without_baselines_the_figure_does_not_speak_of_them(run):
+    (run.folder / "summary.csv").unlink()
+    html = write_report(run).read_text(encoding="utf-8")
+    assert "beside the baselines" not in html and html.count("<h2>Scores<") == 1
+    assert "mIoU with intervals by split" in html
+
+
+@pytest.mark.parametrize(
+    "num_steps, said", [(1234, "seed 0, configured for 1,234 steps of 32 pictures."), (None, "seed 0.")]
+)
+def test_without_a_log_no_steps_are_made_up(run, num_steps, said):
+    (run.folder / "log.jsonl").unlink()
+    optim = dataclasses.replace(run.config.optim, num_steps=num_steps)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, optim=optim))
+    assert said in write_report(run).read_text(encoding="utf-8")
+
+
 def test_a_run_without_its_pictures_keeps_its_numbers(run, tmp_path):
     for path in (tmp_path / "own" / "images").iterdir():
         path.unlink()
     html = write_report(run).read_text(encoding="utf-8")
-    assert "Left out:" in html and "<table>" in html and "Successes" not in html
+    assert "Left out:" in html and "<table>" in html and " quarter" not in html
 
 
 def test_results_on_other_data_are_not_mixed_in(run, tmp_path):
@@ -167,4 +256,5 @@ def test_shipped_weights_are_scored_and_the_pages_are_the_users(tmp_path, monkey
     assert capsys.readouterr().out.split() == [str(page.relative_to(tmp_path)) for page in pages]
     assert all(f"<td>{split}</td>" in pages[1].read_text(encoding="utf-8") for split in ("val", "testA", "testB"))
     assert "<figure" in pages[0].read_text(encoding="utf-8")
+    assert "configured for 12,500 steps of 16 pictures" in pages[1].read_text(encoding="utf-8")
     assert {path.name for path in (runs.SHIPPED / "refshapes-tiny").iterdir()} == before
