@@ -2,10 +2,12 @@
 
 import base64
 import io
+import re
 from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from nbformat import v4
 from PIL import Image
@@ -197,8 +199,8 @@ def test_smoke_outputs_are_never_stored(series):
 
 
 def test_the_minutes_a_notebook_says_are_no_fewer_than_were_measured():
-    table = pd.read_csv(ROOT / TABLE)
+    table = pd.read_csv(machinery.TABLE)
     measured = table[~table["smoke"]].set_index("notebook")["minutes"]
-    for path in sorted((ROOT / FOLDER).glob("[0-9]*.ipynb")):
+    for path in sorted(machinery.FOLDER.glob("[0-9]*.ipynb")):
         said = re.search(r"\*\*Minutes\*\* \| (?:under )?(\d+) on a laptop", path.read_text())[1]
         assert int(said) >= measured[f"notebooks/{path.name}"] - 0.5, path.name
