@@ -1,7 +1,7 @@
-"""What one run of a study costs: minutes and memory, training and scoring, of the dearest variant of `components`.
+"""What one run of a study costs: minutes and memory, training and scoring, of the dearest variants.
 
 magnet data shapes
-python benchmarks/study_run.py --output results/tables/study_run.csv      (three minutes, with nothing beside it)
+python benchmarks/study_run.py --output results/tables/study_run.csv      (ten minutes, with nothing beside it)
 
 The vision backbone, which all runs of all studies share, has learnt its names before.
 """
@@ -16,25 +16,30 @@ from measured import parser, report
 from magnet.refshapes.pretrain import pretrained_file
 from magnet.workbench.ablate import ablate
 from magnet.workbench.demo import PeakMemory
-from magnet.workbench.studies import components
+from magnet.workbench.studies import components, prior_methods
+from magnet.workbench.study import Study
 
-VARIANT = "grounding_cam_alignment"
+DEAREST = (components(), "grounding_cam_alignment"), (prior_methods(), "coupalign_grounding")
 
 
-def main() -> None:
-    options, study, root = parser(__doc__).parse_args(), components(), Path("data").resolve()
-    backbone = pretrained_file(study.config(VARIANT, 0).model.vision, "bfloat16").resolve()
+def cost(study: Study, variant: str, root: Path) -> list[tuple[str, float, str]]:
+    backbone = pretrained_file(study.config(variant, 0).model.vision, "bfloat16").resolve()
     with TemporaryDirectory() as folder, chdir(folder):
         Path("results").mkdir()
         Path("results/pretrained").symlink_to(backbone.parent)
         with PeakMemory() as memory:
             began = time.monotonic()
-            failed = ablate(study, seeds=(0,), variants=(VARIANT,), root=root, progress=False)
+            failed = ablate(study, seeds=(0,), variants=(variant,), root=root, progress=False)
             minutes = (time.monotonic() - began) / 60
     if failed:
         raise RuntimeError(failed)
-    rows = [("minutes of a run", minutes, "min"), ("memory of a run, all processes", memory.gb, "GB")]
-    report([(f"{what}, {VARIANT}", value, unit) for what, value, unit in rows], options.output)
+    what = f"a run of {study.name}, {variant}"
+    return [(f"{what}: minutes", minutes, "min"), (f"{what}: memory, all processes", memory.gb, "GB")]
+
+
+def main() -> None:
+    options, root = parser(__doc__).parse_args(), Path("data").resolve()
+    report([row for study, variant in DEAREST for row in cost(study, variant, root)], options.output)
 
 
 if __name__ == "__main__":
