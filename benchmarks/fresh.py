@@ -13,6 +13,7 @@ import psutil
 import magnet
 from magnet import runs
 from magnet.config import Config
+from magnet.memory import keep_freed
 from magnet.workbench import machine
 from magnet.workbench.benchmark import Stepper
 from magnet.workbench.demo import PeakMemory
@@ -34,6 +35,7 @@ class Work:
     passes: int | None = None  # of Mask Grounding
     num_processes: int = 1  # of a training
     precision: str = "float32"
+    keep_freed: bool = True  # memory, as `magnet.memory` does wherever a network is built
     rounds: int = 1  # after one that does not count
 
     def config(self) -> Config:
@@ -53,6 +55,7 @@ def measure(work: Work) -> dict[str, float]:
 
 def alone(work: Work) -> dict[str, float]:
     stepper = Stepper(work.config(), work.batch_size)
+    keep_freed(work.keep_freed)
     once = (lambda: forward(stepper, stepper.batch)) if work.work == "forward" else (lambda: stepper.seconds(0))
     once()
     between = resident_gb()

@@ -2,8 +2,8 @@
 
 python benchmarks/full_size.py --output results/tables/full_size.csv      (half an hour, with nothing beside it)
 
-Plain is what tests compare with: float32, readings by the library's bilinear sampling, attention that is not fused,
-freed memory given back to the system.
+Plain is what tests compare with: float32, readings by the library's bilinear sampling, attention that is not fused.
+All keep the memory that they free, but for two rows: those of processes of their own with it and without.
 Shares are of the machine's own matrix product in the same precision, measured in the same round; recomputation does not
 count. Training is a step with Mask Grounding, without dropout's or the data's work; its memory is that of a process
 that does nothing else. Where the hardware multiplies bfloat16 natively, there are rows of it, too; with
@@ -24,7 +24,6 @@ from fresh import Work, in_process
 from measured import parser, report
 
 import magnet
-from magnet import memory
 from magnet.config import DataConfig
 from magnet.data import read_refer
 from magnet.evaluate import score_expressions
@@ -42,12 +41,8 @@ Row = tuple[str, float, str]
 def plain() -> Iterator[None]:
     """The network without what was made faster."""
     by_grid = mock.patch.object(pixel_decoder, "read_scales", scale_reading.by_grid)
-    memory.keep_freed(False)
-    try:
-        with by_grid, mock.patch.object(vision, "_fused_is_faster", lambda x: False):
-            yield
-    finally:
-        memory.keep_freed()
+    with by_grid, mock.patch.object(vision, "_fused_is_faster", lambda x: False):
+        yield
 
 
 def ways(stepper: Stepper, work: Callable) -> dict[str, Callable]:
@@ -109,6 +104,13 @@ def step_memory(what: str, work: Work) -> list[Row]:
     return [(f"{what}, {name}: memory", found["memory_gb"], "GB") for name, found in taken.items()]
 
 
+def kept_memory(what: str, work: Work) -> list[Row]:
+    """What it is worth that freed memory is kept."""
+    ways = {"freed memory kept": True, "freed memory given back": False}
+    taken = {name: in_process(replace(work, keep_freed=keep, rounds=3)) for name, keep in ways.items()}
+    return [(f"{what}, {name}", found["seconds"], "s") for name, found in taken.items()]
+
+
 def real_pictures(recipe: str, real: Path, weights: str | None) -> list[Row]:
     """IoU of the masks in bfloat16 with those in float32, all pixels of all sentences together."""
     model = magnet.load_released(weights) if weights else Stepper(magnet.recipe(recipe), 1).objective.model
@@ -134,6 +136,7 @@ def main() -> None:
     recipe = "magnet_tiny" if options.quick else "magnet_base"
     steps = [training(recipe, passes) for passes in (1, 2)]
     rows = [row for step in steps for row in step_memory(*step)]  # before this process is large itself
+    rows += kept_memory("forward pass of 1", Work(recipe=recipe, work="forward")) + kept_memory(*steps[0])
     rows += forward(recipe, 1 if options.quick else 7)
     for step in steps:
         rows += step_seconds(*step, 1 if options.quick else 3)
