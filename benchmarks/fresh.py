@@ -3,10 +3,12 @@
 import ctypes
 import multiprocessing
 import statistics
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psutil
 
@@ -85,10 +87,10 @@ def training(work: Work) -> dict[str, float]:
     return {"seconds": work.batch_size / statistics.median(speeds[UNCOUNTED:]), "memory_gb": memory.gb}
 
 
-def in_process(work: Work) -> dict[str, float]:
-    """`measure` in a new process, which need not import everything anew. BrokenProcessPool where it is killed, often
-    for lack of memory."""
+def in_process(work: Work, function: Callable = measure, *options) -> Any:
+    """`function(work, *options)` in a new process, which need not import everything anew. BrokenProcessPool where it is
+    killed, often for lack of memory."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fresh"])
     with ProcessPoolExecutor(1, mp_context=context) as process:
-        return process.submit(measure, work).result()
+        return process.submit(function, work, *options).result()
