@@ -51,13 +51,11 @@ def atomic_write(path: Path | str, write: Callable[[Path], Any]) -> Path:
     return path
 
 
-def free_path(path: Path, mark: str = "") -> Path:
-    """The path with `mark` behind its stem, or, where that is taken, with the first number from 2 on that is free:
-    free_path(a/b.json, ".damaged-1") is a/b.damaged-1.json, then a/b.damaged-2.json."""
-    stem, number = f"{path.stem}{mark or '-1'}"[:-1], 2
-    found = path.with_name(f"{path.stem}{mark}{path.suffix}")
+def free_path(path: Path) -> Path:
+    """The path itself, or, where it is taken, b-2.json for b.json, or the first number that is free."""
+    found, number = path, 2
     while found.exists():
-        found, number = path.with_name(f"{stem}{number}{path.suffix}"), number + 1
+        found, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
     return found
 
 

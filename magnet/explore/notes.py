@@ -85,7 +85,7 @@ class Notes(Mapping[int, Note]):
             found = json.loads(self.path.read_text())
             return {int(key): config_from_dict(value, Note) for key, value in found.items()}
         except (ValueError, AttributeError, TypeError, RecursionError, IsADirectoryError, dacite.DaciteError) as error:
-            aside = free_path(self.path, ".damaged-1")
+            aside = free_path(self.path.with_suffix(f".damaged{self.path.suffix}"))
             with suppress(FileNotFoundError):  # another kernel was quicker
                 self.path.rename(aside)
             self.problem = f"the notes in {self.path} cannot be read ({error}); they are kept as {aside}"

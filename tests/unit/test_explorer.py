@@ -173,7 +173,7 @@ def test_damaged_notes_do_not_keep_it_from_opening_and_are_kept_aside(explorer, 
     with pytest.warns(UserWarning, match="cannot be read"):
         again = FailureExplorer(answers[0], expressions=answers[1], folder=tmp_path, progress=False)
     again.note.text.value = "new"
-    assert notes.with_name(f"{notes.stem}.damaged-1.json").read_text() == damaged
+    assert notes.with_name(f"{notes.stem}.damaged.json").read_text() == damaged
     assert '"new"' in notes.read_text() and "mine" not in notes.read_text()
 
 

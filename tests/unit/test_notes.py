@@ -88,12 +88,12 @@ def test_a_kernel_that_is_killed_while_it_writes_loses_nothing_that_was_written(
 @pytest.mark.parametrize("damage", ['{"1": {"text": "cut of', "[1]", '{"one": {}}', '{"1": {"text": 5}}', '{"1": 2}'])
 def test_a_file_that_cannot_be_read_is_kept_aside(path, damage):
     path.parent.mkdir()
-    for number in (1, 2):
+    for aside in ("notes.damaged.json", "notes.damaged-2.json"):
         path.write_text(damage)
         with pytest.warns(UserWarning, match="cannot be read"):
             notes = Notes(path)
         notes.write(5, "new")
-        assert path.with_name(f"notes.damaged-{number}.json").read_text() == damage
+        assert path.with_name(aside).read_text() == damage
         assert Notes(path)[5].text == "new"
 
 
@@ -103,9 +103,9 @@ def test_a_file_damaged_while_it_is_open_is_kept_aside_as_well(path):
     path.write_text("{")
     with pytest.warns(UserWarning, match="cannot be read"):
         notes.write(2, "second")
-    assert path.with_name("notes.damaged-1.json").read_text() == "{"
+    assert path.with_name("notes.damaged.json").read_text() == "{"
     assert {key: note.text for key, note in Notes(path).items()} == {1: "first", 2: "second"}
-    assert "delete it" not in notes.problem and "notes.damaged-1.json" in notes.problem
+    assert "delete it" not in notes.problem and "notes.damaged.json" in notes.problem
 
 
 def test_a_folder_and_endless_nesting_in_the_files_place_are_set_aside(path):
