@@ -15,8 +15,8 @@ _SAID = (
 def keep_freed(keep: bool = True) -> None:
     """Have the process keep large blocks that are freed for its next ones; it then stays as large as it ever was.
 
-    glibc's malloc gives each back to the system, which clears the next one page by page: at Swin-B a quarter of a
-    forward pass (results/tables/full_size.csv). Without glibc nothing happens. `keep=False` takes it back.
+    glibc's malloc gives each back to the system, which clears the next one page by page: a third of a training
+    step with Swin-B (results/tables/full_size.csv). Without glibc nothing happens. `keep=False` takes it back.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     for name, value in (_KEPT if keep else _USUAL).items() if set_option else ():
