@@ -33,8 +33,8 @@ def cost(study: Study, variant: str, root: Path) -> list[tuple[str, float, str]]
             minutes = (time.monotonic() - began) / 60
     if failed:
         raise RuntimeError(failed)
-    what = f"a run of {study.name}, {variant}"
-    return [(f"{what}: minutes", minutes, "min"), (f"{what}: memory, all processes", memory.gb, "GB")]
+    rows = [("minutes of a run", minutes, "min"), ("memory of a run, all processes", memory.gb, "GB")]
+    return [(f"{what}, {variant}", value, unit) for what, value, unit in rows]
 
 
 def main() -> None:

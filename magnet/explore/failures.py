@@ -25,10 +25,10 @@ from magnet.explore.notes import Notes
 from magnet.metrics import rle_decode
 from magnet.statistics import check_ids
 from magnet.workbench.errors import truths_of
+from magnet.workbench.overlay import LARGEST
 from magnet.workbench.plots import Example
 
 NEEDED = ("sent_id", "image_id", "iou", "text")
-LARGEST = 960  # pixels of the longer side of what is looked at: a picture of 50 megapixels takes seconds to draw
 
 
 @dataclass(frozen=True, kw_only=True)
