@@ -19,10 +19,11 @@ TERMS = {
 def check_arguments(weights: dict[str, float], arguments: dict[str, dict]) -> None:
     """ValueError for a term that is not weighed or an argument that its function does not take."""
     for term, own in arguments.items():
-        known = list(signature(TERMS[term]).parameters)[2:] if term in weights and term in TERMS else []
-        if unknown := [name for name in own if name not in known] or [term] * (not known):
-            there = f"{term} takes {', '.join(known) or 'none'}" if term in weights else f"losses={weights}"
-            raise ValueError(f"loss_arguments: {term}.{unknown[0]} is nothing to set; {there}")
+        if term not in weights or term not in TERMS:
+            raise ValueError(f"loss_arguments: {term} is no term of losses={weights}")
+        known = list(signature(TERMS[term]).parameters)[2:]  # behind outputs and batch
+        if unknown := [name for name in own if name not in known]:
+            raise ValueError(f"loss_arguments: no {term}.{unknown[0]}; {term} takes {', '.join(known) or 'none'}")
 
 
 def compute(
