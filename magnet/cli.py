@@ -264,12 +264,12 @@ def report(run: Positional[str], num_failures: int = 500) -> None:
 
 
 def explore(run: Positional[str], port: int | None = None, browser: bool = True) -> None:
-    """Open JupyterLab on notebook 11, "Where and why does it fail?", with a run's answers in it.
+    """Open JupyterLab on a copy of notebook 11, "Where and why does it fail?", with a run's answers in it.
 
     RUN: a run (folder, name, or recipe) or shipped weights. Run the cells there: a minute or two, longer where the run
     has not been evaluated on its validation split. Notes and what is computed once are kept in explore/ in the run
-    folder (results/explore/ for shipped weights); without a kernel, magnet report shows the failures. --no-browser
-    only prints the address. Ctrl-C, twice, stops it.
+    folder (results/explore/ for shipped weights); the copy, notebooks/explore-RUN.ipynb, keeps what you change in it.
+    Without a kernel, magnet report shows the failures. --no-browser only prints the address. Ctrl-C, twice, stops it.
     """
     from magnet.explore.lab import open_lab
 

@@ -47,6 +47,25 @@ class Failures:
     targets: pd.Series | None = None
     missing: tuple[str, ...] = ()
 
+    @property
+    def pictured(self) -> np.ndarray:
+        """(N,) bool: whose picture is there, damaged or not."""
+        if self.truths is None:
+            return np.zeros(len(self.table), bool)
+        images = Path(self.truths.attrs["images"])
+        there = {file: (images / file).is_file() for file in self.truths["file"].unique()}
+        return self.truths["file"].map(there).to_numpy(bool)
+
+    def with_pictures(self) -> "Failures":
+        """Those answers whose pictures are there, which a network can be asked about. Raises FileNotFoundError where
+        there is none."""
+        seen = self.pictured
+        if not seen.any():
+            raise FileNotFoundError(f"a network can be asked about none of these sentences: {self.missing[-1]}")
+        kept = {"table": self.table, "truths": self.truths, "targets": self.targets}
+        kept = {name: rows if rows is None else rows[seen].reset_index(drop=True) for name, rows in kept.items()}
+        return replace(self, **kept)
+
     def size(self, row: int) -> tuple[int, int]:
         """Height and width in pixels of a row's picture."""
         height, width = self.table[["height", "width"]].iloc[row]
@@ -172,11 +191,12 @@ def _with_data(failures: Failures, expressions: pd.DataFrame, folder: Path | Non
 
 
 def _with_pictures(failures: Failures) -> Failures:
-    images, files = Path(failures.truths.attrs["images"]), failures.truths["file"].unique()
-    absent = [file for file in files if not (images / file).is_file()]
-    if not absent:
+    files, seen = failures.truths["file"], failures.pictured
+    if seen.all():
         return failures
-    count = f"{len(absent):,} of {len(files):,} pictures are missing in {images}"
+    count = (
+        f"{files[~seen].nunique():,} of {files.nunique():,} pictures are missing in {failures.truths.attrs['images']}"
+    )
     return _lacking(failures, f"{count}: grey stands in for them")
 
 

@@ -39,7 +39,6 @@ FORBIDDEN = {  # what code cells leave to the package
     "a class": r"^\s*class\s",
 }  # fmt: skip
 WIDGET = "application/vnd.jupyter.widget"
-RUN = "MAGNET_RUN"  # the environment variable by which `magnet explore` names a run
 PEAK = """import pathlib, resource, sys
 status = pathlib.Path("/proc/self/status")  # on Linux the library counts in the process that started this one
 kept = [line.split()[1] for line in status.read_text().splitlines() if "VmHWM" in line] if status.exists() else []
@@ -74,15 +73,12 @@ class Notebook:
         model, data = replace(recipe.model, vision=vision), replace(recipe.data, root=self.root)
         return replace(recipe, recipe="notebook", model=model, data=data, optim=optim)
 
-    def shipped_run(self, name: str = "refshapes-tiny") -> runs.Run:
-        """Weights that come with the package, on this notebook's data."""
-        run = runs.find(name)
+    def find_run(self, source: str | Path = "refshapes-tiny") -> runs.Run:
+        """A run as `runs.find` takes it; weights that come with the package are put on this notebook's data."""
+        run = runs.find(source)
+        if not run.is_shipped:
+            return run
         return replace(run, config=replace(run.config, data=replace(run.config.data, root=self.root)))
-
-    def chosen_run(self) -> runs.Run:
-        """The run that `magnet explore RUN` opened this notebook on; without, `refshapes-tiny`."""
-        run = runs.find(os.environ.get(RUN) or "refshapes-tiny")
-        return self.shipped_run(run.name) if run.is_shipped else run
 
     def demo_run(self):
         """The longest finished run of the demo's recipe; where there is none, or in smoke mode, one of a few steps."""

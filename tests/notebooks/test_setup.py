@@ -87,7 +87,7 @@ def test_demo_run_is_the_longest_finished_one_that_reads(project):
 
 def test_shipped_weights_come_with_this_notebooks_data(project):
     nb = machinery.setup()
-    run = nb.shipped_run()
+    run = nb.find_run()
     assert run.folder.parent == runs.SHIPPED and run.config.data.root == nb.root
     assert run.load_model().config.method == "magnet"
     start = surgery.with_fresh_parts(run, run.config, ("query_decoder",))
@@ -96,16 +96,13 @@ def test_shipped_weights_come_with_this_notebooks_data(project):
     assert kept == {"config.json", "model.safetensors", "README.md"}
 
 
-def test_the_run_that_was_chosen_else_shipped_weights(project, monkeypatch):
+def test_a_run_of_ones_own_keeps_its_data_and_shipped_weights_are_found_by_folder_too(project):
     nb = machinery.setup()
-    assert nb.chosen_run() == nb.shipped_run("refshapes-tiny")
-    monkeypatch.setenv(machinery.RUN, str(runs.SHIPPED / "refshapes-tiny-lavt"))
-    assert nb.chosen_run() == nb.shipped_run("refshapes-tiny-lavt")
-    monkeypatch.setenv(machinery.RUN, str(runs.ROOT / make_run(10)))
-    assert nb.chosen_run().config.optim.num_steps == 10 and nb.chosen_run().config.data.root is None
-    monkeypatch.setenv(machinery.RUN, "nonsense")
+    assert nb.find_run(runs.SHIPPED / "refshapes-tiny-lavt") == nb.find_run("refshapes-tiny-lavt")
+    own = nb.find_run(runs.ROOT / make_run(10))
+    assert own.config.optim.num_steps == 10 and own.config.data.root is None
     with pytest.raises(FileNotFoundError, match="nonsense"):
-        nb.chosen_run()
+        nb.find_run("nonsense")
 
 
 def test_demo_run_is_made_where_there_is_none(project, monkeypatch):

@@ -192,6 +192,24 @@ def test_missing_pictures_are_counted_and_stood_in_for_as_damaged_ones_are(many)
     assert failures.example(0).image is None and failures.example(5).image is None
 
 
+def test_a_network_can_be_asked_about_the_answers_whose_pictures_are_there(tmp_path):
+    results, expressions = Many(tmp_path).answered()
+    results, expressions = results[:100], expressions[:100]
+    images = Path(expressions.attrs["images"])
+    images.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"none of these sentences: .* pictures are missing in"):
+        read_failures(results, expressions, progress=False).with_pictures()
+    Image.new("RGB", (SIDE, SIDE), "red").save(images / "2.jpg")
+    seen = read_failures(results, expressions, progress=False).with_pictures()
+    wanted = results[results["image_id"] == 2]
+    assert 0 < len(wanted) < len(results) and seen.table["sent_id"].tolist() == wanted["sent_id"].tolist()
+    assert all(seen.example(row).image is not None for row in range(len(wanted)))
+    whole = read_failures(results, expressions, progress=False)
+    for row, before in enumerate(wanted.index):
+        assert np.array_equal(seen.competitors(row), whole.competitors(before))
+    assert seen.truths.attrs == expressions.attrs
+
+
 def test_a_large_picture_is_looked_at_small(tmp_path):
     toy = Toy(tmp_path)
     toy.images[0] |= {"height": 3000, "width": 2001}

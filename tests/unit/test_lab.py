@@ -1,9 +1,11 @@
 """`magnet explore`: what JupyterLab is started with, and what is refused before it is; no server is started."""
 
 import os
+import shutil
 import sys
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 
 import magnet
@@ -16,16 +18,16 @@ from magnet.workbench import notebook
 def project(tmp_path, monkeypatch):
     """A folder with the notebook, made the working folder."""
     (tmp_path / lab.NOTEBOOK).parent.mkdir()
-    (tmp_path / lab.NOTEBOOK).touch()
+    shutil.copy(lab.find_project() / lab.NOTEBOOK, tmp_path / lab.NOTEBOOK)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def started(monkeypatch) -> list:
-    """(command, environment) of every JupyterLab that would have been started."""
+    """The command of every JupyterLab that would have been started."""
     calls = []
-    monkeypatch.setattr(os, "execve", lambda program, command, environment: calls.append((command, environment)))
+    monkeypatch.setattr(os, "execv", lambda program, command: calls.append(command))
     return calls
 
 
@@ -40,16 +42,48 @@ def trained_run() -> runs.Run:
     return run
 
 
-def test_it_opens_the_notebook_on_a_run_by_its_recipe(project, started, monkeypatch):
+def find_run(path) -> runs.Run:
+    """The run that a notebook's setup cell makes."""
+    (code,) = [cell.source for cell in nbformat.read(path, as_version=4).cells if "nb.find_run" in cell.source][:1]
+    (line,) = [line for line in code.splitlines() if "nb.find_run" in line]
+    names = {"nb": notebook.Notebook(0, False, "cpu", "data")}
+    exec(line, names)
+    return names["run"]
+
+
+def test_it_opens_a_copy_of_the_notebook_on_a_run_by_its_recipe(project, started, monkeypatch, capsys):
     run = trained_run()
+    before = (project / lab.NOTEBOOK).read_bytes()
     explore(monkeypatch, "magnet_tiny", "--port", "9001", "--no-browser")
-    ((command, environment),) = started
-    assert command[1:4] == ["-m", "jupyterlab", str(project / "notebooks" / "11_failures.ipynb")]
+    (command,) = started
+    copy = project / "notebooks" / f"explore-{run.name}.ipynb"
+    assert command[1:4] == ["-m", "jupyterlab", str(copy)] and f"{copy} is yours" in capsys.readouterr().out
     assert f"--ServerApp.root_dir={project}" in command
     assert "--ServerApp.port=9001" in command and "--no-browser" in command
-    monkeypatch.setenv(notebook.RUN, environment[notebook.RUN])
+    assert (project / lab.NOTEBOOK).read_bytes() == before
+    absolute = run.folder.absolute()
     monkeypatch.chdir(project / "notebooks")  # where the kernel starts
-    assert notebook.Notebook(0, False, "cpu", "data").chosen_run().config == run.config
+    assert find_run(copy).config == run.config and find_run(copy).folder == absolute
+
+
+def test_the_copy_holds_no_output_of_another_network_and_keeps_what_its_user_wrote(project, started, monkeypatch):
+    run = trained_run()
+    path = lab.write_copy(project, run)
+    copy = nbformat.read(path, as_version=4)
+    cells = [cell for cell in copy.cells if cell.cell_type == "code"]
+    assert cells and not any(cell.outputs or cell.execution_count for cell in cells)
+    cells[0].source += "\n# mine"
+    nbformat.write(copy, path)
+    assert lab.write_copy(project, run) == path and "# mine" in path.read_text()
+
+
+def test_a_copy_about_another_run_of_that_name_is_not_taken_for_this_one(project, started, monkeypatch, capsys):
+    run = trained_run()
+    path = lab.write_copy(project, run)
+    before = path.read_bytes()
+    shutil.copytree(run.folder, elsewhere := project / "elsewhere" / run.name)
+    assert f"{path} is about another run than {elsewhere}" in refused(capsys, monkeypatch, str(elsewhere))
+    assert path.read_bytes() == before and not started
 
 
 @pytest.mark.parametrize("user, extra", [(0, ["--allow-root"]), (1000, [])])
@@ -57,9 +91,9 @@ def test_nothing_is_asked_of_jupyter_that_was_not_given(project, started, monkey
     monkeypatch.chdir(project / "notebooks")
     monkeypatch.setattr(os, "geteuid", lambda: user)
     explore(monkeypatch, "refshapes-tiny-lavt")
-    ((command, environment),) = started
-    assert command[5:] == extra and environment[notebook.RUN].endswith("refshapes-tiny-lavt")
-    assert environment["PATH"] == os.environ["PATH"]
+    (command,) = started
+    assert command[5:] == extra
+    assert find_run(project / "notebooks" / "explore-refshapes-tiny-lavt.ipynb").name == "refshapes-tiny-lavt"
 
 
 def refused(capsys, monkeypatch, *arguments: str) -> str:
