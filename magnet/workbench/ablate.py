@@ -22,7 +22,7 @@ from magnet.data import read_refer, select_split
 from magnet.workbench.benchmark import Stepper
 from magnet.workbench.errors import error_kinds
 from magnet.workbench.study import Study
-from magnet.workbench.study_files import COLUMNS, FOLDER, Pair, code_version, is_done, name_of, write_run
+from magnet.workbench.study_files import COLUMNS, FOLDER, Pair, code_version, is_done, name_of, take_over, write_run
 from magnet.workbench.weights import digest
 
 _logger = logging.getLogger(__name__)
@@ -43,9 +43,9 @@ def ablate(
     how to go on.
     """
     pairs = share(study, study.chosen(variants, seeds), shard)
-    missing = [pair for pair in pairs if not is_done(study, pair, folder)]
-    _check_data(study, missing, root)
     _check_place(folder / study.name)
+    missing = [pair for pair in pairs if not (is_done(study, pair, folder) or _taken_over(study, pair, folder))]
+    _check_data(study, missing, root)
     failed, times = {}, []
     for number, pair in enumerate(missing, start=len(pairs) - len(missing) + 1):
         began = time.monotonic()
@@ -101,6 +101,12 @@ def _check_place(place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)  # names a file that stands in its way
     if not os.access(place, os.W_OK):
         raise PermissionError(f"{place} cannot be written to; results of runs belong there")
+
+
+def _taken_over(study: Study, pair: Pair, folder: Path) -> bool:
+    if made_for := take_over(study, pair, folder):
+        print(f"{study.name} {name_of(pair)} is the same run as {made_for}, which is done")
+    return made_for is not None
 
 
 def _make(study: Study, pair: Pair, failed: dict, root: str | Path | None, folder: Path, progress: bool) -> str:

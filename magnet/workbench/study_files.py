@@ -3,12 +3,14 @@
 results/studies/<study>/<variant>-<seed>.parquet   # a row an expression: split, sent_id, I, U, error
 results/studies/<study>/<variant>-<seed>.json      # configuration, cost, and from what it was made
 
-I and U are pixels, error is a kind of errors.py. A run whose two files are there is done, wherever it was made.
+I and U are pixels, error is a kind of errors.py. A run whose two files are there is done, wherever it was made; what
+one study made serves another that has the same run under a name of its own.
 """
 
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,26 @@ def is_done(study: Study, pair: Pair, folder: Path = FOLDER) -> bool:
     _check_own(found, table)
     _check_scored(study, found, table)
     return True
+
+
+def take_over(study: Study, pair: Pair, folder: Path = FOLDER) -> str | None:
+    """The results of the same run, copied from another study that has made it: its name, as "components/cam-0".
+
+    The same is what has the same digest, and was scored on all that this study asks for. `made_for` in the facts says
+    whose it is. None where there is none; damaged ones do not count.
+    """
+    for about in sorted(folder.glob(f"*/*-{pair[1]}.json")):
+        table = about.with_suffix(".parquet")
+        with suppress(ValueError, KeyError, TypeError):  # another study's files are not this one's to judge
+            facts = _read(about, runs.read_json)
+            if facts["digest"] == study.digest(*pair) and facts["study"] != study.name:
+                _check_own(facts, table)
+                _check_scored(study, facts, table)
+                made_for = f"{facts['study']}/{table.stem}"
+                own = {"study": study.name, "variant": pair[0], "init": study.start(pair[0]), "made_for": made_for}
+                write_run(study, pair, _read(table, pd.read_parquet), facts | own, folder)
+                return made_for
+    return None
 
 
 def read_run(study: Study, pair: Pair, folder: Path = FOLDER) -> tuple[pd.DataFrame, dict]:

@@ -102,6 +102,35 @@ def test_what_is_done_is_not_trained_again(go, trained, monkeypatch, tmp_path):
     assert go() == {}
 
 
+def other_study(**fields) -> Study:
+    """Has `plain` and `grounded` of the toy under other names, and one variant of its own."""
+    variants = {"none": {}, "half": {"grounding": {"ratio": 0.5}}, "default": {"grounding": {}}}
+    return study(name="other", variants=variants, comparisons=(("half − none", "half", "none"),), **fields)
+
+
+def test_what_another_study_made_is_taken_over(go, trained, tmp_path, capsys):
+    go(variants=("plain", "grounded"))
+    before, folder = len(trained), tmp_path / "studies"
+    assert go(other_study()) == {} and len(trained) == before + 2  # `half`, two seeds
+    assert "other default-1 is the same run as toy/grounded-1, which is done" in capsys.readouterr().out
+    for mine, own in (("plain", "none"), ("grounded", "default")):
+        theirs, facts = study_files.read_run(study(), (mine, 1), folder)
+        ours, about = study_files.read_run(other_study(), (own, 1), folder)
+        pd.testing.assert_frame_equal(ours, theirs)
+        assert about["made_for"] == f"toy/{mine}-1" and about["hours"] == facts["hours"]
+    assert len(read_finished(other_study(), ASSETS, folder).pairs) == 6
+
+
+def test_damaged_results_of_another_study_and_those_of_other_splits_are_not_taken_over(go, trained, tmp_path):
+    go(variants=("plain", "grounded"), seeds=(0,))
+    (tmp_path / "studies/toy/plain-0.parquet").write_bytes(b"damaged")
+    (tmp_path / "studies/toy/grounded-0.json").write_text("[]")
+    before = len(trained)
+    assert go(other_study(seeds=(0,))) == {} and len(trained) == before + 3
+    more = other_study(seeds=(0,), splits=("val", "testA"))
+    assert study_files.take_over(more, ("none", 0), tmp_path / "studies") is None
+
+
 def test_one_that_fails_does_not_stop_the_others_and_is_tried_again(go, monkeypatch, tmp_path, capsys):
     whole = magnet.fit
 
