@@ -6,17 +6,14 @@ Plain is what tests compare with: float32, readings by the library's bilinear sa
 All keep the memory that they free, but for two rows: those of processes of their own with it and without.
 Shares are of the machine's own matrix product in the same precision, measured in the same round; recomputation does not
 count. Training is a step with Mask Grounding, without dropout's or the data's work; its memory is that of a process
-that does nothing else. Where the hardware multiplies bfloat16 natively, there are rows of it, too; with
-MAGNET_REAL_DATA one says how far its masks on real pictures are those of float32, with random weights or those of a
-released file, --weights.
+that does nothing else. Where the hardware multiplies bfloat16 natively, there are rows of it, too;
+what it does to masks is measured by full_size_masks.py.
 """
 
-import os
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 import torch
@@ -24,10 +21,6 @@ from fresh import Work, in_process
 from measured import parser, report
 
 import magnet
-from magnet.config import DataConfig
-from magnet.data import read_refer
-from magnet.evaluate import score_expressions
-from magnet.metrics import find_protocol, rle_intersection_union
 from magnet.models import pixel_decoder, scale_reading, vision
 from magnet.workbench import machine
 from magnet.workbench.benchmark import Stepper, inference_gflop
@@ -114,26 +107,8 @@ def kept_memory(what: str, work: Work) -> list[Row]:
     return [(f"{what}, {name}", found["seconds"], "s") for name, found in taken.items()]
 
 
-def real_pictures(recipe: str, real: Path, weights: str | None) -> list[Row]:
-    """IoU of the masks in bfloat16 with those in float32, all pixels of all sentences together."""
-    model = magnet.load_released(weights) if weights else Stepper(magnet.recipe(recipe), 1).objective.model
-    name, vocabulary = "refcocog_google_val_mini", magnet.recipe(recipe).model.language.vocabulary
-    vocabulary = {"bert-base-uncased": str(real / "bert-base-uncased-vocab.txt")}.get(vocabulary, vocabulary)
-    table = read_refer(real, name, "google", cache=False)
-    data, rules = DataConfig(root=str(real), name=name, split_by="google", num_workers=0), [find_protocol("original")]
-    exact, rough = (
-        score_expressions(model, table, data, vocabulary, rules, precision=precision)[0]["rle"]
-        for precision in ("float32", "bfloat16")
-    )
-    sizes = table["height"], table["width"]
-    both, either = map(sum, zip(*(rle_intersection_union(*one) for one in zip(exact, rough, *sizes))))
-    what = f"{len(table)} sentences on real pictures, {'weights given' if weights else 'random weights'}"
-    return [(f"mask IoU, bfloat16 with float32: {what}", both / either, "IoU")]
-
-
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--weights", help="a released file, for the masks on real pictures")
     options.add_argument("--quick", action="store_true", help="the tiny network and one round, to see that it runs")
     options = options.parse_args()
     recipe = "magnet_tiny" if options.quick else "magnet_base"
@@ -145,9 +120,6 @@ def main() -> None:
     for what, work in steps:  # each in a process of its own: together their memory is not there
         rows += in_process(work, step_seconds, what, 1 if options.quick else 3)
         report(rows, options.output)  # after each, as time may end
-    if machine.has_bfloat16(CPU) and "MAGNET_REAL_DATA" in os.environ:
-        rows += real_pictures(recipe, Path(os.environ["MAGNET_REAL_DATA"]), options.weights)
-        report(rows, options.output)
 
 
 if __name__ == "__main__":

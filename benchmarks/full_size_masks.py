@@ -1,0 +1,76 @@
+"""How far a full-size MagNet's masks in bfloat16 are those in float32, on real pictures.
+
+MAGNET_REAL_DATA=... python benchmarks/full_size_masks.py --output results/tables/full_size_masks.csv   (ten minutes)
+
+The weights are random, or those of a released file, --weights. Where the hardware does not multiply bfloat16, products
+are done as it would: of rounded factors, summed in float32, the sum rounded once.
+"""
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from measured import parser, report
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+import magnet
+from magnet.config import DataConfig
+from magnet.data import read_refer
+from magnet.evaluate import score_expressions
+from magnet.metrics import find_protocol, rle_intersection_union
+from magnet.workbench import machine
+from magnet.workbench.benchmark import Stepper
+
+DATA = "refcocog_google_val_mini"
+aten = torch.ops.aten
+PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.convolution, aten._scaled_dot_product_flash_attention_for_cpu)
+
+
+class Emulated(TorchDispatchMode):
+    """bfloat16 products without the hardware, at float32's speed; PyTorch's own way takes hundreds of times as long."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket not in PRODUCTS or args[0].dtype != torch.bfloat16:
+            return function(*args, **(kwargs or {}))
+        found = function(*tree_map(_widened, args), **tree_map(_widened, kwargs or {}))
+        return (found[0].bfloat16(), *found[1:]) if isinstance(found, tuple) else found.bfloat16()
+
+
+def _widened(value):
+    return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value
+
+
+def masks(model: torch.nn.Module, real: Path, vocabulary: str, precision: str):
+    """One mask a sentence, as run lengths, and the sentences."""
+    table = read_refer(real, DATA, "google", cache=False)
+    data = DataConfig(root=str(real), name=DATA, split_by="google", num_workers=0)
+    emulated = precision == "bfloat16" and not machine.has_bfloat16(torch.device("cpu"))
+    with Emulated() if emulated else nullcontext():
+        (scores,) = score_expressions(model, table, data, vocabulary, [find_protocol("original")], precision=precision)
+    return scores["rle"], table
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--weights", help="a released file; default: random weights")
+    options = options.parse_args()
+    real = Path(os.environ["MAGNET_REAL_DATA"])
+    config = magnet.recipe("magnet_base")
+    model = magnet.load_released(options.weights) if options.weights else Stepper(config, 1).objective.model
+    words = str(real / f"{config.model.language.vocabulary}-vocab.txt")
+    (exact, table), (rough, _) = (masks(model, real, words, precision) for precision in ("float32", "bfloat16"))
+    pairs = [rle_intersection_union(*one) for one in zip(exact, rough, table["height"], table["width"])]
+    both, either = map(sum, zip(*pairs))
+    kind = "weights given" if options.weights else "random weights"
+    each = [one / two if two else 1.0 for one, two in pairs]
+    rows = [
+        (f"{len(table)} sentences on real pictures, {kind}: IoU of all masks, bfloat16 with float32", both / either),
+        ("the same, mean of a mask", sum(each) / len(each)), ("the same, least", min(each)),
+    ]  # fmt: skip
+    report([(what, value, "IoU") for what, value in rows], options.output)
+
+
+if __name__ == "__main__":
+    main()
