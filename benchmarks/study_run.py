@@ -7,13 +7,11 @@ The vision backbone, which all runs of all studies share, has learnt its names b
 """
 
 import time
-from contextlib import chdir
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from empty_folder import empty_folder
 from measured import parser, report
 
-from magnet.refshapes.pretrain import pretrained_file
 from magnet.workbench.ablate import ablate
 from magnet.workbench.demo import PeakMemory
 from magnet.workbench.studies import components, prior_methods
@@ -23,14 +21,10 @@ DEAREST = (components(), "grounding_cam_alignment"), (prior_methods(), "coupalig
 
 
 def cost(study: Study, variant: str, root: Path) -> list[tuple[str, float, str]]:
-    backbone = pretrained_file(study.config(variant, 0).model.vision, "bfloat16").resolve()
-    with TemporaryDirectory() as folder, chdir(folder):
-        Path("results").mkdir()
-        Path("results/pretrained").symlink_to(backbone.parent)
-        with PeakMemory() as memory:
-            began = time.monotonic()
-            failed = ablate(study, seeds=(0,), variants=(variant,), root=root, progress=False)
-            minutes = (time.monotonic() - began) / 60
+    with empty_folder(study.config(variant, 0).model.vision), PeakMemory() as memory:
+        began = time.monotonic()
+        failed = ablate(study, seeds=(0,), variants=(variant,), root=root, progress=False)
+        minutes = (time.monotonic() - began) / 60
     if failed:
         raise RuntimeError(failed)
     rows = [("minutes of a run", minutes, "min"), ("memory of a run, all processes", memory.gb, "GB")]

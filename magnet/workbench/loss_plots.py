@@ -148,6 +148,7 @@ def _points(axis: Axes, points: pd.DataFrame) -> None:
         some = points[points["kind"] == kind]
         axis.scatter(some["x"], some["y"], s=14, color=color, marker=marker, alpha=0.6, label=kind, linewidths=0)
     axis.set_aspect("equal", "datalim")
+    axis.locator_params(nbins=5)  # with a wide range more of them run into each other
 
 
 @styled
