@@ -61,7 +61,7 @@ class Failures:
         there is none."""
         seen = self.pictured
         if not seen.any():
-            raise FileNotFoundError(f"a network can be asked about none of these sentences: {self.missing[-1]}")
+            raise FileNotFoundError(f"a network can be asked about none of these sentences: {'; '.join(self.missing)}")
         kept = {"table": self.table, "truths": self.truths, "targets": self.targets}
         kept = {name: rows if rows is None else rows[seen].reset_index(drop=True) for name, rows in kept.items()}
         return replace(self, **kept)
