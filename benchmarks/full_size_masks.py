@@ -10,6 +10,7 @@ import os
 from contextlib import nullcontext
 from pathlib import Path
 
+import pandas as pd
 import torch
 from measured import parser, report
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -42,14 +43,13 @@ def _widened(value):
     return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value
 
 
-def masks(model: torch.nn.Module, real: Path, vocabulary: str, precision: str):
-    """One mask a sentence, as run lengths, and the sentences."""
-    table = read_refer(real, DATA, "google", cache=False)
+def masks(model: torch.nn.Module, table: pd.DataFrame, real: Path, vocabulary: str, precision: str) -> pd.Series:
+    """The answer to every sentence of the table, as run lengths."""
     data = DataConfig(root=str(real), name=DATA, split_by="google", num_workers=0)
     emulated = precision == "bfloat16" and not machine.has_bfloat16(torch.device("cpu"))
     with Emulated() if emulated else nullcontext():
         (scores,) = score_expressions(model, table, data, vocabulary, [find_protocol("original")], precision=precision)
-    return scores["rle"], table
+    return scores["rle"]
 
 
 def main() -> None:
@@ -60,7 +60,8 @@ def main() -> None:
     config = magnet.recipe("magnet_base")
     model = magnet.load_released(options.weights) if options.weights else Stepper(config, 1).objective.model
     words = str(real / f"{config.model.language.vocabulary}-vocab.txt")
-    (exact, table), (rough, _) = (masks(model, real, words, precision) for precision in ("float32", "bfloat16"))
+    table = read_refer(real, DATA, "google", cache=False)
+    exact, rough = (masks(model, table, real, words, precision) for precision in ("float32", "bfloat16"))
     pairs = [rle_intersection_union(*one) for one in zip(exact, rough, table["height"], table["width"])]
     both, either = map(sum, zip(*pairs))
     kind = "weights given" if options.weights else "random weights"
