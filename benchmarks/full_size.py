@@ -110,13 +110,15 @@ def kept_memory(what: str, work: Work) -> list[Row]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--quick", action="store_true", help="the tiny network and one round, to see that it runs")
+    options.add_argument("--passes", type=int, choices=(1, 2), help="the training step alone, in so many passes")
     options = options.parse_args()
     recipe = "magnet_tiny" if options.quick else "magnet_base"
-    steps = [training(recipe, passes) for passes in (1, 2)]
+    steps = [training(recipe, passes) for passes in (1, 2) if options.passes in (None, passes)]
     rows = [row for step in steps for row in step_memory(*step)]  # before this process is large itself
-    rows += kept_memory("forward pass of 1", Work(recipe=recipe, work="forward", rounds=15))
-    rows += kept_memory(steps[0][0], replace(steps[0][1], rounds=3))
-    rows += forward(recipe, 1 if options.quick else 7)
+    if not options.passes:
+        rows += kept_memory("forward pass of 1", Work(recipe=recipe, work="forward", rounds=15))
+        rows += kept_memory(steps[0][0], replace(steps[0][1], rounds=3))
+        rows += forward(recipe, 1 if options.quick else 7)
     for what, work in steps:  # each in a process of its own: together their memory is not there
         rows += in_process(work, step_seconds, what, 1 if options.quick else 3)
         report(rows, options.output)  # after each, as time may end

@@ -1,9 +1,10 @@
 """What one run of a study costs: minutes and memory, training and scoring, of the dearest variants.
 
 magnet data shapes
-python benchmarks/study_run.py --output results/tables/study_run.csv      (ten minutes, with nothing beside it)
+python benchmarks/study_run.py --output results/tables/study_run.csv      (24 minutes, with nothing beside it)
 
-The vision backbone, which all runs of all studies share, has learnt its names before.
+Faster where the hardware multiplies bfloat16; study_run_float32.csv is of a machine that does not. The vision
+backbone, which all runs of all studies share, has learnt its names before.
 """
 
 import time
