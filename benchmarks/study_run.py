@@ -33,8 +33,11 @@ def cost(study: Study, variant: str, root: Path) -> list[tuple[str, float, str]]
 
 
 def main() -> None:
-    options, root = parser(__doc__).parse_args(), Path("data").resolve()
-    report([row for study, variant in DEAREST for row in cost(study, variant, root)], options.output)
+    options, root = parser(__doc__), Path("data").resolve()
+    options.add_argument("--variant", choices=[variant for _, variant in DEAREST], help="this one alone")
+    options = options.parse_args()
+    chosen = [(study, variant) for study, variant in DEAREST if options.variant in (None, variant)]
+    report([row for study, variant in chosen for row in cost(study, variant, root)], options.output)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,19 @@ def keep_freed(keep: bool = True) -> None:
     glibc's malloc gives each back to the system, which clears the next one page by page: a third of a training
     step with Swin-B (results/tables/full_size.csv). Without glibc nothing happens. `keep=False` takes it back.
     """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    for name, value in (_KEPT if keep else _USUAL).items() if set_option else ():
-        set_option(name, value)
+    for name, value in (_KEPT if keep else _USUAL).items():
+        _glibc("mallopt", name, value)
+
+
+def give_back() -> None:
+    """What the process keeps and does not use goes to the system: for a process that now waits while others work."""
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(function: str, *arguments: int) -> None:
+    found = getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None
+    if found:
+        found(*arguments)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

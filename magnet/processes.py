@@ -20,7 +20,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from magnet import runs
+from magnet import memory, runs
 from magnet.evaluate import progress_bar
 
 _CHECK_EVERY = 0.5  # seconds
@@ -37,6 +37,7 @@ def train_in_processes(run: runs.Run, num_processes: int, stop: list[int], progr
     total, start = run.config.optim.num_steps, _last_entry(run).get("step", 0)
     with ExitStack() as stack, progress_bar(progress, total=total, initial=start, unit="step") as bar:
         errors = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(num_processes)]
+        memory.give_back()  # this process waits from here on
         port = _free_port()
         workers = [_start(run, port, rank, num_processes, file) for rank, file in enumerate(errors)]
         try:

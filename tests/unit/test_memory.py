@@ -73,6 +73,25 @@ def test_losses_of_masks_hold_two_numbers_a_pixel():
     assert held.bytes < 1.05 * 2 * 3 * masks.numel() * masks.element_size()
 
 
+GIVEN_BACK = """
+import psutil, torch
+from magnet import memory
+memory.keep_freed()
+rows = [torch.ones(2**20) for _ in range(100)]  # 4 MB each
+last = torch.ones(2**20)  # above them: what is free below it is not at the end of the heap
+del rows
+kept = psutil.Process().memory_info().rss
+memory.give_back()
+print(kept - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere nothing is given back")
+def test_a_process_that_waits_gives_back_what_it_kept():
+    out = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True).stdout
+    assert int(out) > 0.9 * 400e6
+
+
 FAULTS = """
 import resource, sys, torch
 from magnet import memory
