@@ -1,6 +1,6 @@
 """How far a full-size MagNet's masks in bfloat16 are those in float32, on real pictures.
 
-MAGNET_REAL_DATA=... python benchmarks/full_size_masks.py --output results/tables/full_size_masks.csv   (ten minutes)
+MAGNET_REAL_DATA=... python benchmarks/full_size_masks.py --output results/tables/full_size_masks.csv   (two minutes)
 
 Random weights leave many pixels near 0. --trained trains them on these pictures first, at 240 px and then a little at
 480 (half an hour); --weights takes a released file's. Where the hardware does not multiply bfloat16, products
