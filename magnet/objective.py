@@ -57,7 +57,9 @@ class Objective(nn.Module):
         truth = self._truth(batch, outputs["mask_logits"].shape[-2:])
         terms = losses.compute(self.losses, outputs, truth, self.loss_arguments)
         if self.grounding:
-            terms["grounding"], statistics = self.grounding(self.model, batch, hidden, outputs if hidden else None)
+            features = None if hidden is None else outputs
+            looked = outputs if "first_map" in outputs else None  # the second pass reads again and need not look again
+            terms["grounding"], statistics = self.grounding(self.model, batch, hidden, features, looked)
         if self.alignment:
             terms |= self.alignment(outputs, batch)
             statistics |= self.alignment.statistics(outputs, batch)

@@ -48,7 +48,7 @@ class MaskGrounding(nn.Module):
 
     def predict(
         self, model: nn.Module, batch: dict, hidden: tuple[Tensor, Tensor],
-        features: dict | None = None, context: str | None = None,
+        features: dict | None = None, context: str | None = None, looked: dict | None = None,
     ) -> Tensor:  # fmt: skip
         """Logits over the vocabulary, float32 (n,V), for the n hidden tokens in reading order.
 
@@ -58,11 +58,16 @@ class MaskGrounding(nn.Module):
             features: what `encode` gave for the hidden sentences; None: it is run here.
             context: "text", "image" or "mask"; None: as configured. With "text" the network gets a blank picture too,
                 because its words may read pixels.
+            looked: what the network's `look` gave for these images, so that it need not look again; None: it does.
         """
         sees_pixels, sees_mask = SEEN[context or self.config.context]
         if features is None:
-            images = batch["images"] if sees_pixels else torch.zeros_like(batch["images"])
-            features = model.encode(images, hidden[0], batch["token_mask"])
+            asked = hidden[0], batch["token_mask"]
+            if looked is not None and sees_pixels:
+                features = model.read(looked, *asked)
+            else:
+                images = batch["images"] if sees_pixels else torch.zeros_like(batch["images"])
+                features = model.encode(images, *asked)
         words, pixels = features["word_features"], features["pixel_features"]  # (B,T,D), (B,C,H,W)
         parts = [words, self._pixel_tokens(pixels), self.mask(self._describe(batch["masks"], pixels))[:, None]]
         seen = [batch["token_mask"].bool(), *(words.new_full(p.shape[:2], see, dtype=torch.bool)
@@ -75,17 +80,18 @@ class MaskGrounding(nn.Module):
         return F.linear(self.transform(states), _word_embeddings(model), self.bias).float()
 
     def forward(
-        self, model: nn.Module, batch: dict, hidden: tuple[Tensor, Tensor] | None = None, features: dict | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self, model: nn.Module, batch: dict, hidden: tuple[Tensor, Tensor] | None = None,
+        features: dict | None = None, looked: dict | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         """The mean cross-entropy over all hidden tokens, a zero with a gradient where there are none, and statistics.
 
-        Statistics: hidden tokens and how often all or none of the words that may be hidden were, per sentence, how
-        often there was no such word; accuracy over the hidden tokens.
+        Arguments are those of `predict`. Statistics: hidden tokens and how often all or none of the words that may be
+        hidden were, per sentence, how often there was no such word; accuracy over the hidden tokens.
         """
         hidden = hidden or self.hide_words(batch)
         if self.config.shuffled_masks:  # sentences of one picture never follow each other, unless there is one alone
             batch = {**batch, "masks": batch["masks"].roll(1, 0)}
-        logits, truth = self.predict(model, batch, hidden, features), batch["token_ids"][hidden[1]]
+        logits, truth = self.predict(model, batch, hidden, features, looked=looked), batch["token_ids"][hidden[1]]
         loss = F.cross_entropy(logits, truth, reduction="sum") / max(1, len(truth))
         return loss, self._statistics(batch, hidden[1], logits.argmax(1) == truth)
 

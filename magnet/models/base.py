@@ -59,8 +59,8 @@ class ReferringNetwork(nn.Module):
         return {"first_map": first, "image_size": tuple(images.shape[-2:])}
 
     def read(self, seen: dict, token_ids: Tensor, token_mask: Tensor, pictures: Tensor | None = None) -> dict:
-        """What `look` gave and B sentences -> as `encode`. pictures: which of the S each is about, int64 (B,); None:
-        picture j mod S."""
+        """What `look` gave and B sentences -> as `encode`, with what `look` gave. pictures: which of the S each is
+        about, int64 (B,); None: picture j mod S."""
         words, x, maps = (
             self._first_words(token_ids, token_mask),
             spread(seen["first_map"], len(token_ids), pictures),
@@ -70,7 +70,7 @@ class ReferringNetwork(nn.Module):
             x, words, fused = self._checkpointed(self._stage, index, x, words, token_mask)
             maps.append(fused)
         features = {"stage_features": maps, "pixel_features": x, "word_features": words}
-        return {**features, "token_mask": token_mask, "image_size": seen["image_size"]}
+        return {**seen, **features, "token_mask": token_mask}
 
     def forward(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
         """Images (S,3,H,W), token ids and mask (B,T) -> all that `encode` and `decode` give."""

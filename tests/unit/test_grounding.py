@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from conftest import tiny_config
 
 import magnet
+from magnet import losses
 from magnet.config import GroundingConfig
 from magnet.data import encode, load_tokenizer
 from magnet.losses.grounding import MaskGrounding, describe_masks
 from magnet.models.language import LanguageBackbone
+from magnet.objective import Objective
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = load_tokenizer("refshapes")
@@ -139,6 +142,24 @@ def test_two_passes_leave_the_clean_words_alone():
     for part in (model.vision, model.language, model.fusions[:-1]):
         assert all(p.grad.abs().max() > 0 for p in part.parameters() if p.ndim > 1)
     assert all(p.grad is None for p in model.fusions[-1].parameters())  # the decoder's alone
+
+
+@pytest.mark.parametrize("context", ["text", "image", "mask"])
+def test_two_passes_look_at_a_picture_once_and_learn_as_if_they_looked_twice(context):
+    config, batch, looked = tiny_config(), make_batch(4), []
+    torch.manual_seed(0)
+    objective = Objective(replace(config, grounding=GroundingConfig(ratio=0.5, context=context))).eval()
+    next(objective.model.vision.body.children()).register_forward_hook(lambda *args: looked.append(args[1][0]))
+    parameters, hidden = list(objective.parameters()), objective.grounding.hide_words(batch)
+    objective.grounding.hide_words = lambda batch: hidden
+    total = losses.weighted_sum(objective.weights, objective(batch)[0])
+    shared = torch.autograd.grad(total, parameters)
+    assert len(looked) == 1 + (context == "text")  # a blank picture is another one
+    outputs = objective.model(batch["images"], batch["token_ids"], batch["token_mask"])
+    apart = losses.compute(config.losses, outputs, batch)
+    apart["grounding"], _ = objective.grounding(objective.model, batch)
+    for ours, theirs in zip(shared, torch.autograd.grad(losses.weighted_sum(objective.weights, apart), parameters)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])
