@@ -85,8 +85,13 @@ ROWS = [  # what a reader sees, the bound, the file, how the row of the file beg
         "minutes of a run, coupalign_grounding",
     ),
     ("the same, memory", "≤ 4 GB", "study_run", "memory of a run, all processes, coupalign_grounding"),
-    ("the same in float32", "≤ 8 min", "study_run_float32", "minutes of a run, coupalign_grounding"),
-    ("the same, memory", "≤ 4 GB", "study_run_float32", "memory of a run, all processes, coupalign_grounding"),
+    ("the same in float32", "≤ 8 min", "study_run_float32_coupalign", "minutes of a run, coupalign_grounding"),
+    (
+        "the same, memory",
+        "≤ 4 GB",
+        "study_run_float32_coupalign",
+        "memory of a run, all processes, coupalign_grounding",
+    ),
     (
         "pull of hidden words over that of masks at the language encoder, fifty steps from scratch: MagNet",
         "–",

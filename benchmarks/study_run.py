@@ -3,8 +3,9 @@
 magnet data shapes
 python benchmarks/study_run.py --output results/tables/study_run.csv      (24 minutes, with nothing beside it)
 
-Faster where the hardware multiplies bfloat16; study_run_float32.csv is of a machine that does not. The vision
-backbone, which all runs of all studies share, has learnt its names before.
+Faster where the hardware multiplies bfloat16; study_run_float32.csv is of a machine that does not, and
+study_run_float32_coupalign.csv of `--variant coupalign_grounding` there, by itself. The vision backbone, which all
+runs of all studies share, has learnt its names before.
 """
 
 import time
