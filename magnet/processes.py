@@ -1,7 +1,8 @@
 """A training shared by processes on one machine's CPU: each takes a part of every batch, gradients are averaged.
 
 At tiny sizes a step is thousands of small operations, which two threads of one process share badly and two processes of
-one thread share well: results/tables/speed_trials.csv. On GPUs `accelerate launch` does the same.
+one thread share well: results/tables/speed_trials.csv, in bfloat16. In float32 they take as long and twice the memory:
+results/tables/scaling.csv. On GPUs `accelerate launch` does the same.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Mask Grounding (MagNet, CVPR 2024): predict hidden words from the sentence's rest, the image and the true mask.
 
     grounding = MaskGrounding(GroundingConfig(), model, tokenizer)
-    loss, statistics = grounding(model, batch)                  # two passes: `model` runs once more, on hidden words
+    loss, statistics = grounding(model, batch)                  # two passes: `model` reads once more, hidden words
 
 It serves any network with `encode`, `vision.channels` and `language`; nothing of it is needed after training.
 """
