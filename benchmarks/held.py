@@ -4,7 +4,7 @@ of it with gradient checkpointing: counted on tensors that have sizes but no num
 python benchmarks/held.py --output results/tables/held.csv        (four minutes)
 
 Weights, gradients and the optimiser's state are not in it, nor what a part needs while it is computed. Two-pass Mask
-Grounding holds stages and exchange twice.
+Grounding holds stages and exchange twice, but for the first stage.
 """
 
 from collections.abc import Iterator

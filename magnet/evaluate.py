@@ -41,7 +41,7 @@ from magnet.metrics import (
     rle_encode_all,
     rle_intersection_union,
 )
-from magnet.models.base import ReferringNetwork
+from magnet.models.base import ReferringNetwork, reads_what_it_looked_at
 from magnet.models.checkpoints import is_checkpoint
 from magnet.models.released import load_released, released_config
 
@@ -291,8 +291,7 @@ def asker(model: torch.nn.Module, images: torch.Tensor) -> Callable[..., torch.T
 
 def _is_plain(model: torch.nn.Module) -> bool:
     """Whether its answer is what `look`, `read` and `decode` give, with nothing of its own or hung on in between."""
-    kind = type(model)
-    inherited = all(getattr(kind, name, None) is getattr(ReferringNetwork, name) for name in ("encode", "forward"))
+    inherited = reads_what_it_looked_at(model) and type(model).forward is ReferringNetwork.forward
     return inherited and not ("forward" in vars(model) or model._forward_hooks or model._forward_pre_hooks)
 
 

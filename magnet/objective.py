@@ -14,6 +14,7 @@ from magnet.evaluate import evaluation_mode
 from magnet.losses.alignment import Alignment
 from magnet.losses.grounding import MaskGrounding
 from magnet.models import build_model
+from magnet.models.base import reads_what_it_looked_at
 from magnet.models.decoders import resize
 
 
@@ -58,7 +59,7 @@ class Objective(nn.Module):
         terms = losses.compute(self.losses, outputs, truth, self.loss_arguments)
         if self.grounding:
             features = None if hidden is None else outputs
-            looked = outputs if "first_map" in outputs else None  # the second pass reads again and need not look again
+            looked = outputs["seen"] if reads_what_it_looked_at(self.model) else None
             terms["grounding"], statistics = self.grounding(self.model, batch, hidden, features, looked)
         if self.alignment:
             terms |= self.alignment(outputs, batch)

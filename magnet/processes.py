@@ -1,8 +1,8 @@
 """A training shared by processes on one machine's CPU: each takes a part of every batch, gradients are averaged.
 
-At tiny sizes a step is thousands of small operations, which two threads of one process share badly and two processes of
-one thread share well: results/tables/speed_trials.csv, in bfloat16. In float32 they take as long and twice the memory:
-results/tables/scaling.csv. On GPUs `accelerate launch` does the same.
+At tiny sizes a step is thousands of small operations, which two threads of one process shared badly and two processes
+of one thread well in results/tables/speed_trials.csv (bfloat16, an earlier network). In results/tables/scaling.csv
+(float32, the present one) they take as long and twice the memory. On GPUs `accelerate launch` does the same.
 """
 
 import json

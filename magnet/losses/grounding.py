@@ -1,9 +1,10 @@
 """Mask Grounding (MagNet, CVPR 2024): predict hidden words from the sentence's rest, the image and the true mask.
 
     grounding = MaskGrounding(GroundingConfig(), model, tokenizer)
-    loss, statistics = grounding(model, batch)                  # two passes: `model` reads once more, hidden words
+    loss, statistics = grounding(model, batch)                  # two passes: `encode` runs once more, on hidden words
 
-It serves any network with `encode`, `vision.channels` and `language`; nothing of it is needed after training.
+It serves any network with `encode`, `vision.channels` and `language`; nothing of it is needed after training. Given
+what the network's own `look` gave for the first pass, the second only asks its `read`.
 """
 
 from math import inf
@@ -58,7 +59,8 @@ class MaskGrounding(nn.Module):
             features: what `encode` gave for the hidden sentences; None: it is run here.
             context: "text", "image" or "mask"; None: as configured. With "text" the network gets a blank picture too,
                 because its words may read pixels.
-            looked: what the network's `look` gave for these images, so that it need not look again; None: it does.
+            looked: what the network's `look` gave for these images: it is read again, but for "text"; None: `encode`
+                runs.
         """
         sees_pixels, sees_mask = SEEN[context or self.config.context]
         if features is None:

@@ -43,7 +43,7 @@ class ReferringNetwork(nn.Module):
 
     def encode(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
         """Images (S,3,H,W), token ids and mask (B,T) -> stage_features, pixel_features, word_features (B,T,D),
-        token_mask, image_size. Raises ValueError where B is no multiple of S.
+        token_mask, image_size, and seen, what `look` gave. Raises ValueError where B is no multiple of S.
 
         stage_features[i] (B,C_i,H_i,W_i) is what the decoder reads; pixel_features (B,C,H,W) left the last stage of the
         vision backbone, word_features the last language layer.
@@ -59,8 +59,8 @@ class ReferringNetwork(nn.Module):
         return {"first_map": first, "image_size": tuple(images.shape[-2:])}
 
     def read(self, seen: dict, token_ids: Tensor, token_mask: Tensor, pictures: Tensor | None = None) -> dict:
-        """What `look` gave and B sentences -> as `encode`, with what `look` gave. pictures: which of the S each is
-        about, int64 (B,); None: picture j mod S."""
+        """What `look` gave and B sentences -> as `encode`. pictures: which of the S each is about, int64 (B,); None:
+        picture j mod S."""
         words, x, maps = (
             self._first_words(token_ids, token_mask),
             spread(seen["first_map"], len(token_ids), pictures),
@@ -70,7 +70,7 @@ class ReferringNetwork(nn.Module):
             x, words, fused = self._checkpointed(self._stage, index, x, words, token_mask)
             maps.append(fused)
         features = {"stage_features": maps, "pixel_features": x, "word_features": words}
-        return {**seen, **features, "token_mask": token_mask}
+        return {**features, "token_mask": token_mask, "image_size": seen["image_size"], "seen": seen}
 
     def forward(self, images: Tensor, token_ids: Tensor, token_mask: Tensor) -> dict:
         """Images (S,3,H,W), token ids and mask (B,T) -> all that `encode` and `decode` give."""
@@ -95,6 +95,11 @@ class ReferringNetwork(nn.Module):
 
     def _stage(self, index: int, x: Tensor, words: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self._meet(index, self.vision.stage(index, x) if index else x, words, token_mask)
+
+
+def reads_what_it_looked_at(model: nn.Module) -> bool:
+    """Whether `model.encode` is `look` and then `read`, with nothing of its own before, behind or in between."""
+    return getattr(type(model), "encode", None) is ReferringNetwork.encode and "encode" not in vars(model)
 
 
 def spread(x: Tensor, num: int, pictures: Tensor | None) -> Tensor:

@@ -50,9 +50,10 @@ class MagNet(ReferringNetwork):
 
     def read(self, seen: dict, token_ids: Tensor, token_mask: Tensor, pictures: Tensor | None = None) -> dict:
         features = super().read(seen, token_ids, token_mask, pictures)
-        if self.detail is None or pictures is None:
+        if self.detail is None:
             return features
-        return {**features, "image_detail": seen["image_detail"][pictures]}  # else the decoder pairs it up itself
+        detail = seen["image_detail"]  # spread only where the decoder cannot pair it up itself
+        return {**features, "image_detail": detail if pictures is None else detail[pictures]}
 
     def _first_words(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         return self.language.embed(token_ids)

@@ -91,7 +91,7 @@ def test_without_steps_there_is_no_time():
 
 def test_arithmetic_is_counted_for_the_network_and_for_all():
     class Training(nn.Module):
-        """A network that is run as a whole, and whose encoder is run once more, as Mask Grounding does."""
+        """A network that is run as a whole, and one of whose layers is run once more."""
 
         def __init__(self):
             super().__init__()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import tiny_config, tiny_magnet
 
 import magnet
 from magnet import losses
@@ -15,6 +15,7 @@ from magnet.config import GroundingConfig
 from magnet.data import encode, load_tokenizer
 from magnet.losses.grounding import MaskGrounding, describe_masks
 from magnet.models.language import LanguageBackbone
+from magnet.models.lavt import LAVT
 from magnet.objective import Objective
 
 ROOT = Path(__file__).parents[2]
@@ -144,22 +145,51 @@ def test_two_passes_leave_the_clean_words_alone():
     assert all(p.grad is None for p in model.fusions[-1].parameters())  # the decoder's alone
 
 
-@pytest.mark.parametrize("context", ["text", "image", "mask"])
-def test_two_passes_look_at_a_picture_once_and_learn_as_if_they_looked_twice(context):
-    config, batch, looked = tiny_config(), make_batch(4), []
+def two_passes(config, context: str = "mask") -> Objective:
+    """In evaluation mode, with the same words hidden at every call."""
     torch.manual_seed(0)
     objective = Objective(replace(config, grounding=GroundingConfig(ratio=0.5, context=context))).eval()
-    next(objective.model.vision.body.children()).register_forward_hook(lambda *args: looked.append(args[1][0]))
-    parameters, hidden = list(objective.parameters()), objective.grounding.hide_words(batch)
+    hidden = objective.grounding.hide_words(make_batch(4))
     objective.grounding.hide_words = lambda batch: hidden
+    return objective
+
+
+def detailed_magnet():
+    config = tiny_magnet()
+    return replace(config, model=replace(config.model, mask_detail=4))
+
+
+@pytest.mark.parametrize("context", ["text", "image", "mask"])
+@pytest.mark.parametrize("recipe", [tiny_config, detailed_magnet])
+def test_two_passes_look_at_a_picture_once_and_learn_as_if_they_looked_twice(recipe, context):
+    objective, batch, looked = two_passes(config := recipe(), context), make_batch(4), []
+    batch["images"] = batch["images"][:2]  # two sentences each
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    next(objective.model.vision.body.children()).register_forward_hook(lambda *args: looked.append(args[1][0]))
     total = losses.weighted_sum(objective.weights, objective(batch)[0])
-    shared = torch.autograd.grad(total, parameters)
+    shared = torch.autograd.grad(total, parameters, materialize_grads=True)
     assert len(looked) == 1 + (context == "text")  # a blank picture is another one
     outputs = objective.model(batch["images"], batch["token_ids"], batch["token_mask"])
     apart = losses.compute(config.losses, outputs, batch)
     apart["grounding"], _ = objective.grounding(objective.model, batch)
-    for ours, theirs in zip(shared, torch.autograd.grad(losses.weighted_sum(objective.weights, apart), parameters)):
+    total = losses.weighted_sum(objective.weights, apart)
+    for ours, theirs in zip(shared, torch.autograd.grad(total, parameters, materialize_grads=True)):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_with_an_encoder_of_its_own_is_asked_for_it_in_both_passes():
+    class Louder(LAVT):
+        def encode(self, *inputs):
+            asked.append(inputs[1])
+            features = super().encode(*inputs)
+            return {**features, "word_features": 2 * features["word_features"]}
+
+    objective, batch, asked = two_passes(tiny_config()), make_batch(4), []
+    objective.model.__class__ = Louder
+    loss = objective(batch)[0]["grounding"]
+    clean, hidden = asked
+    assert torch.equal(clean, batch["token_ids"]) and not torch.equal(hidden, clean)
+    torch.testing.assert_close(loss, objective.grounding(objective.model, batch)[0])
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])
