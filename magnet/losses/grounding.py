@@ -77,9 +77,11 @@ class MaskGrounding(nn.Module):
         rows = hidden[1].any(1)  # sentences that nothing is asked of need no reading
         rows[0] |= ~rows.any()  # but one, as every weight must get a gradient
         tokens, unseen = torch.cat(parts, dim=1)[rows], ~torch.cat(seen, dim=1)[rows]
-        with torch.autocast(words.device.type, enabled=words.is_cuda):  # a CPU's fused attention is slow in bfloat16
+        # a CPU's fused attention is slow in bfloat16, and its products there keep most of a megabyte for every shape
+        # that they ever had: so nothing of as many rows as tokens are hidden
+        with torch.autocast(words.device.type, enabled=words.is_cuda):
             states = self._read(tokens if words.is_cuda else tokens.float(), unseen, hidden[1][rows])
-        return F.linear(self.transform(states), _word_embeddings(model), self.bias).float()
+            return F.linear(self.transform(states), _word_embeddings(model), self.bias).float()
 
     def forward(
         self, model: nn.Module, batch: dict, hidden: tuple[Tensor, Tensor] | None = None,

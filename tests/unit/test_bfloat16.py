@@ -142,3 +142,34 @@ def test_evaluation_makes_weights_bfloat16_once(monkeypatch):
         scored("refshapes-tiny", "bfloat16", num=6, batch_size=2)
     sizes = [(casts.counts[p.data_ptr()], p.numel()) for p in predictor.model.parameters()]
     assert sum(times * size for times, size in sizes) < 1.2 * sum(size for times, size in sizes if times)
+
+
+class Products(TorchDispatchMode):
+    """The shapes of all matrix products in bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        tensors = [one for one in args if isinstance(one, torch.Tensor)]
+        if function.overloadpacket.__name__ in ("mm", "addmm", "bmm") and tensors[-1].dtype == torch.bfloat16:
+            self.shapes.add(tuple(tuple(one.shape) for one in tensors))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_products_have_the_same_shapes_however_many_words_are_hidden(passes):
+    """A CPU's library keeps most of a megabyte for every shape of a product in bfloat16 that it has met."""
+    config = replace(tiny_config(), grounding=GroundingConfig(ratio=0.5, passes=passes))
+    batch, found, numbers = random_batch(config, 3), [], []
+    objective = Objective(config)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        with Products() as products:
+            with torch.autocast("cpu", torch.bfloat16):
+                terms, statistics = objective(batch)
+            losses.weighted_sum(objective.weights, terms).backward()
+        found.append(products.shapes)
+        numbers.append(statistics["grounding_hidden_tokens"].item())
+    assert len(set(numbers)) > 1 and found[0] and all(shapes == found[0] for shapes in found)
