@@ -22,6 +22,7 @@ from measured import parser, report
 
 import magnet
 from magnet.models import pixel_decoder, scale_reading, vision
+from magnet.optimizer import has_bfloat16
 from magnet.workbench import machine
 from magnet.workbench.benchmark import Stepper, inference_gflop
 from magnet.workbench.speed import forward as ask
@@ -46,7 +47,7 @@ def ways(stepper: Stepper, work: Callable) -> dict[str, Callable]:
         work()
 
     found = {"now": lambda: in_precision("float32"), "plain": plain()(lambda: in_precision("float32"))}
-    return found | ({"bfloat16": lambda: in_precision("bfloat16")} if machine.has_bfloat16(CPU) else {})
+    return found | ({"bfloat16": lambda: in_precision("bfloat16")} if has_bfloat16(CPU) else {})
 
 
 def in_turns(what: str, works: dict[str, Callable], gflop: float, rounds: int) -> list[Row]:
@@ -95,7 +96,7 @@ def step_seconds(work: Work, what: str, rounds: int) -> list[Row]:
 
 
 def step_memory(what: str, work: Work) -> list[Row]:
-    precisions = {"now": "float32"} | ({"bfloat16": "bfloat16"} if machine.has_bfloat16(CPU) else {})
+    precisions = {"now": "float32"} | ({"bfloat16": "bfloat16"} if has_bfloat16(CPU) else {})
     taken = {name: in_process(replace(work, precision=precision)) for name, precision in precisions.items()}
     return [(f"{what}, {name}: memory", found["memory_gb"], "GB") for name, found in taken.items()]
 

@@ -25,8 +25,8 @@ from magnet.config import DataConfig
 from magnet.data import read_refer
 from magnet.evaluate import score_expressions
 from magnet.metrics import find_protocol, rle_intersection_union
+from magnet.optimizer import has_bfloat16
 from magnet.runs import Run
-from magnet.workbench import machine
 from magnet.workbench.benchmark import Stepper
 
 DATA = "refcocog_google_val_mini"
@@ -51,7 +51,7 @@ def _widened(value):
 def masks(model: torch.nn.Module, table: pd.DataFrame, real: Path, vocabulary: str, precision: str) -> pd.DataFrame:
     """A row a sentence of the table: its answer as run lengths, and how far that is true."""
     data = DataConfig(root=str(real), name=DATA, split_by="google", num_workers=0)
-    emulated = precision == "bfloat16" and not machine.has_bfloat16(torch.device("cpu"))
+    emulated = precision == "bfloat16" and not has_bfloat16(torch.device("cpu"))
     with Emulated() if emulated else nullcontext():
         (scores,) = score_expressions(model, table, data, vocabulary, [find_protocol("original")], precision=precision)
     return scores

@@ -68,15 +68,19 @@ def _check_patterns(field: str, patterns: Iterable[str], names: Iterable[str]) -
             raise ValueError(f"optim.{field}={pattern!r} matches no parameter; the first are {first}")
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies it natively; elsewhere it is slower than any use of it could be."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
 def choose_precision(optim: OptimConfig, device: torch.device) -> str:
     """`optim.precision`, with "auto" resolved: bfloat16 where the hardware multiplies it natively.
 
     Raises ValueError for bfloat16 on a device without it.
     """
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    native = has_bfloat16(device)
     if optim.precision == "auto":
         return "bfloat16" if native else "float32"
     if optim.precision == "bfloat16" and not native:

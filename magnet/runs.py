@@ -116,11 +116,14 @@ def environment() -> dict:
     import psutil
     import torch
 
+    from magnet.optimizer import has_bfloat16
+
+    cpu = f"{platform.machine()}, {psutil.cpu_count()} cores, {torch.get_num_threads()} threads"
     packages = ("torch", "torchvision", "timm", "transformers", "accelerate", "numpy", "pandas")
     return {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages} | {"magnet-workbench": magnet.__version__},
-        "processor": f"{platform.machine()}, {psutil.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "processor": f"{cpu}, {'' if has_bfloat16(torch.device('cpu')) else 'no '}bfloat16",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

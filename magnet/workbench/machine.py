@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from magnet.config import OptimConfig
-from magnet.optimizer import choose_precision
+from magnet.optimizer import has_bfloat16
 
 GEMM, COPY = {"cpu": 1536, "cuda": 8192}, {"cpu": 64 * 2**20, "cuda": 2 * 2**30}  # rows of the matrices; bytes
 _STATUS = Path("/proc/self/status")
@@ -24,11 +23,6 @@ def works(device: torch.device) -> dict[str, tuple[Callable, float, str]]:
     source = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return made | {"copy": (lambda: target.copy_(source), 2 * num_bytes / 1e9, "GB/s")}
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies it natively; elsewhere it is slower than any use of it could be."""
-    return choose_precision(OptimConfig(), device) == "bfloat16"
 
 
 def _product(rows: int, kind: torch.dtype, device: torch.device) -> Callable:

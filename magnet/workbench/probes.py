@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from magnet.config import OptimConfig, VisionConfig
+from magnet.config import VisionConfig
 from magnet.data.dataset import normalize
 from magnet.evaluate import evaluation_mode
 from magnet.models.vision import VisionBackbone
-from magnet.optimizer import choose_precision
+from magnet.optimizer import has_bfloat16
 from magnet.refshapes.draw import render
 from magnet.refshapes.pretrain import all_stages
 from magnet.refshapes.scene import COLOURS, SHAPES, draw_scene
@@ -158,7 +158,7 @@ def train_on_pixels(
     heads = nn.ModuleDict({name: nn.Linear(sum(backbone.channels), len(ASKED[name])) for name in ASKED})
     optimizer = torch.optim.AdamW([*backbone.parameters(), *heads.parameters()], lr, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=num_steps, pct_start=0.1)
-    quick = choose_precision(OptimConfig(), torch.device("cpu")) == "bfloat16"
+    quick = has_bfloat16(torch.device("cpu"))
     log = []
     backbone.train()
     for step in range(1, num_steps + 1):

@@ -123,15 +123,19 @@ def machines(results: Results) -> list[str]:
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader of the tables must know: missing runs, code other than the present one's, several machines."""
-    return [*_missing(results), *_other_code(results), *_several_machines(results)]
+    """What a reader of the tables must know: missing runs, code other than the present one's, machines that differ or
+    may differ."""
+    return [*_missing(results), *_other_code(results), *_several_machines(results), *_silent_machines(results)]
 
 
 def _missing(results: Results) -> list[str]:
     wanted = results.study.chosen()
-    missing = [name_of(pair) for pair in wanted if pair not in results.pairs]
-    shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-    return [f"{len(missing)} of {len(wanted)} runs are missing: {shown}"] if missing else []
+    missing = [pair for pair in wanted if pair not in results.pairs]
+    return [f"{len(missing)} of {len(wanted)} runs are missing: {_first(missing)}"] if missing else []
+
+
+def _first(pairs: list[Pair]) -> str:
+    return ", ".join(map(name_of, pairs[:5])) + (", ..." if len(pairs) > 5 else "")
 
 
 def _other_code(results: Results) -> list[str]:
@@ -150,6 +154,13 @@ def _several_machines(results: Results) -> list[str]:
     several = "; ".join(f"#{i} {one}, torch {', '.join(sorted(torch[one]))}" for i, one in enumerate(torch.index, 1))
     mixed = ", ".join(f"seed {seed}" for seed in _mixing_seeds(results, made_on)) or "none"
     return [f"made on several machines, whose arithmetic may differ: {several}. Differences that mix them: {mixed}"]
+
+
+def _silent_machines(results: Results) -> list[str]:
+    """Runs on a processor that were made before it was written down; a GPU's name says it."""
+    silent = [pair for pair, one in zip(results.pairs, results.facts) if one["hardware"].endswith(" threads")]
+    said = "do not say whether their machine multiplies bfloat16, so whether they were trained in it"
+    return [f"{len(silent)} of {len(results.pairs)} runs {said}: {_first(silent)}"] if silent else []
 
 
 def _mixing_seeds(results: Results, made_on: pd.DataFrame) -> list[int]:

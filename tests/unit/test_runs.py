@@ -153,6 +153,12 @@ def test_a_recipe_means_its_newest_run_with_weights(run_root):
     assert runs.find("lavt_tiny").folder == trained.folder != later.folder
 
 
+@pytest.mark.parametrize("has, said", [(True, " threads, bfloat16"), (False, " threads, no bfloat16")])
+def test_the_environment_says_whether_the_processor_multiplies_bfloat16(monkeypatch, has, said):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+    assert runs.environment()["processor"].endswith(said)
+
+
 def test_a_commit_is_dirty_where_a_file_that_makes_numbers_has_changed(tmp_path, monkeypatch):
     def git(*arguments):
         about = ["-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]

@@ -285,6 +285,19 @@ def test_notes_name_the_seeds_whose_differences_mix_machines_or_versions():
     assert "Differences that mix them: none" in said(a_0=other, b_0=other, c_1=other)[0]
 
 
+def test_a_note_counts_the_runs_that_do_not_say_in_which_precision_they_may_be():
+    results = made_up(study(), {}, num_seeds=2)
+    made_on = [f"x86_64, 2 cores, 2 threads{end}" for end in ("", ", bfloat16", ", no bfloat16", ", NVIDIA H100")]
+
+    def said(hardware):
+        facts = [FACTS | {"hardware": one} for one in hardware]
+        return [note for note in notes(replace(results, facts=facts)) if "bfloat16, so" in note]
+
+    assert said([made_on[1]] * 4) == []
+    assert said(made_on)[0].startswith("1 of 4 runs do not") and said(made_on)[0].endswith("a-0")
+    assert said([made_on[0]] * 4)[0].endswith("trained in it: a-0, a-1, b-0, b-1")
+
+
 def test_groups_are_the_differences_of_their_rows():
     results = made_up(study(errors=("part",)), {"a": 0.1})
     table = verdicts.group_table(results, num_draws=300).set_index(["tag", "value", "score"])
