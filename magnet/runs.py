@@ -265,8 +265,8 @@ def open_run(config: Config, start: str | None = None) -> Run:
         if found != config:  # in what changes no number: the newest counts, for every process of the training
             write_json(folder / "config.json", {"version": VERSION, **config_to_dict(config)})
     else:
+        write_json(folder / "environment.json", environment())  # before what makes the folder a run's
         write_json(folder / "config.json", {"version": VERSION, **config_to_dict(config)})
-        write_json(folder / "environment.json", environment())
     return Run(folder, config)
 
 

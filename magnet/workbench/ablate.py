@@ -148,10 +148,11 @@ def _score(study: Study, run: runs.Run, split: str) -> tuple[pd.DataFrame, str]:
 
 def _facts(study: Study, pair: Pair, run: runs.Run) -> dict:
     """hours: in training steps, from the run's log, so that neither a pause nor an earlier study counts; GFLOP and
-    parameters: as `Stepper.cost` counts them."""
+    parameters: as `Stepper.cost` counts them; version, hardware, torch: of the training, also where another code or
+    machine scores it."""
     log = [line for line in run.log() if "images_per_second" in line]
     seconds = sum(run.config.optim.batch_size / max(line["images_per_second"], 0.01) for line in log)
-    about = runs.environment()
+    about = runs.read_json(run.folder / "environment.json")
     return {
         "study": study.name, "variant": pair[0], "seed": pair[1], "digest": study.digest(*pair),
         "config": runs.config_to_dict(study.config(*pair)), "init": study.start(pair[0]),

@@ -17,6 +17,11 @@ from magnet.workbench import ablate, studies, study_files
 from magnet.workbench.study import Study
 from magnet.workbench.study_results import notes, read_finished
 
+HERE = {
+    "packages": {"magnet-workbench": "0.1.0", "torch": "2.14"}, "commit": "abc", "gpus": [],
+    "processor": "x86_64, 2 cores, 2 threads, bfloat16",
+}  # fmt: skip
+
 
 def study(**fields) -> Study:
     variants = {"plain": {}, "grounded": {"grounding": {}}, "later": {"init": "plain", "grounding": {}}}
@@ -31,8 +36,7 @@ def trained(monkeypatch, tmp_path):
 
     def fit(config, init=None, progress=True):
         done.append((config.grounding is not None, config.seed, init and init.config.seed))
-        run = runs.Run(tmp_path / "runs" / f"{len(done)}", config)
-        run.folder.mkdir(parents=True)
+        run = runs.open_run(config, init and init.name)
         (run.folder / "log.jsonl").write_text('{"step": 1, "images_per_second": 8.0}\n{"step": 1, "validation": {}}\n')
         return run
 
@@ -42,6 +46,8 @@ def trained(monkeypatch, tmp_path):
         inside = generator.integers(0, table["area"] + 1)
         return table.assign(I=inside, U=table["area"] + 5, iou=inside / (table["area"] + 5))
 
+    monkeypatch.setattr(runs, "ROOT", tmp_path / "runs")
+    monkeypatch.setattr(runs, "environment", lambda: HERE)
     monkeypatch.setattr(magnet, "fit", fit, raising=False)
     monkeypatch.setattr(magnet, "evaluate", evaluate, raising=False)
     cost = {"parameters": 2e6, "forward_gflop": 0.5, "training_gflop": 0.7}
@@ -100,6 +106,18 @@ def test_what_is_done_is_not_trained_again(go, trained, monkeypatch, tmp_path):
     assert len(trained) == before + 1
     monkeypatch.setattr(magnet, "fit", lambda *a, **k: pytest.fail("trained again"), raising=False)
     assert go() == {}
+
+
+def test_the_facts_are_about_where_a_run_was_trained_also_where_another_code_scores_it(go, monkeypatch, tmp_path):
+    go(variants=("plain",), seeds=(0,))
+    path = tmp_path / "studies/toy/plain-0.json"
+    path.unlink()
+    later = {"packages": HERE["packages"] | {"torch": "2.15"}, "commit": "def", "gpus": ["H100"], "processor": "arm64"}
+    monkeypatch.setattr(runs, "environment", lambda: HERE | later)
+    go(variants=("plain",), seeds=(0, 1))
+    about, other = runs.read_json(path), runs.read_json(path.with_name("plain-1.json"))
+    assert (about["version"], about["hardware"], about["torch"]) == ("0.1.0 (abc)", HERE["processor"], "2.14")
+    assert (other["version"], other["hardware"], other["torch"]) == ("0.1.0 (def)", "arm64, H100", "2.15")
 
 
 def other_study(**fields) -> Study:
