@@ -74,26 +74,25 @@ def take_over(study: Study, pair: Pair, folder: Path = FOLDER) -> str | None:
     """
     for about in sorted(folder.glob(f"*/*-{pair[1]}.json")):
         table = about.with_suffix(".parquet")
-        with suppress(ValueError, KeyError, TypeError):  # another study's files are not this one's to judge
-            facts = _read(about, runs.read_json)
+        with suppress(ValueError):  # another study's files are not this one's to judge
+            facts = _read_any_facts(about)
             if facts["digest"] == study.digest(*pair) and facts["study"] != study.name:
-                _check_own(facts, table)
                 _check_scored(study, facts, table)
                 made_for = f"{facts['study']}/{table.stem}"
                 own = {"study": study.name, "variant": pair[0], "init": study.start(pair[0]), "made_for": made_for}
-                write_run(study, pair, _read(table, pd.read_parquet), facts | own, folder)
+                write_run(study, pair, _read_table(table, facts), facts | own, folder)
                 return made_for
     return None
 
 
 def read_run(study: Study, pair: Pair, folder: Path = FOLDER) -> tuple[pd.DataFrame, dict]:
-    """Table and facts of a run that is done. ValueError names the file, what is wrong with it and what helps."""
+    """Table and facts of a run that is done, of the study's splits alone: it may have been scored on more. ValueError
+    names the file, what is wrong with it and what helps."""
     place, about = paths(study, pair, folder)
-    facts, table = _read_facts(study, pair, about), _read(place, pd.read_parquet)
-    _check_own(facts, place)
-    if fault := _fault(table) or _split_fault(table, facts):
-        raise _damaged(place, fault)
-    return table, facts
+    facts = _read_facts(study, pair, about)
+    table = _read_table(place, facts)
+    made = {split: digest for split, digest in facts["expressions"].items() if split in study.splits}
+    return table[table["split"].isin(study.splits)].reset_index(drop=True), facts | {"expressions": made}
 
 
 def code_version(about: dict) -> str:
@@ -101,15 +100,30 @@ def code_version(about: dict) -> str:
     return f"{about['packages']['magnet-workbench']} ({about['commit'] or 'commit not known'})"
 
 
+def _read_table(place: Path, facts: dict) -> pd.DataFrame:
+    """ValueError where it is not what an evaluation writes, or not what the facts are about."""
+    table = _read(place, pd.read_parquet)
+    _check_own(facts, place)
+    if fault := _fault(table) or _split_fault(table, facts):
+        raise _damaged(place, fault)
+    return table
+
+
 def _read_facts(study: Study, pair: Pair, path: Path) -> dict:
+    facts = _read_any_facts(path)
+    if (own := (facts["study"], facts["variant"], facts["seed"])) != (study.name, *pair):
+        raise _damaged(path, f"it is about {'/'.join(map(str, own))}")
+    return facts
+
+
+def _read_any_facts(path: Path) -> dict:
+    """Of whichever run."""
     facts = _read(path, lambda file: json.loads(file.read_text()))
     if not isinstance(facts, dict):
         raise _damaged(path, "it holds no facts of a run")
     for name, kind in KINDS_OF_FACTS.items():
         if not isinstance(facts.get(name), kind):
             raise _damaged(path, f"{name} = {facts[name]!r}" if name in facts else f"it has no {name}")
-    if (own := (facts["study"], facts["variant"], facts["seed"])) != (study.name, *pair):
-        raise _damaged(path, f"it is about {'/'.join(map(str, own))}")
     for name in NUMBERS:
         if not facts[name] >= 0:
             raise _damaged(path, f"{name} = {facts[name]!r} is no cost")

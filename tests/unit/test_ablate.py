@@ -139,6 +139,24 @@ def test_what_another_study_made_is_taken_over(go, trained, tmp_path, capsys):
     assert len(read_finished(other_study(), ASSETS, folder).pairs) == 6
 
 
+def test_a_run_that_was_scored_on_more_splits_is_taken_over_and_read_beside_one_that_was_not(go, trained, tmp_path):
+    go(study(splits=("val", "testA")), variants=("plain", "grounded"))
+    before = len(trained)
+    assert go(other_study()) == {} and len(trained) == before + 2  # `half`, on val alone
+    results = read_finished(other_study(), ASSETS, tmp_path / "studies")
+    assert set(results.expressions["split"]) == {"val"} and len(results.pairs) == 6
+    assert all(one["expressions"].keys() == {"val"} for one in results.facts)
+
+
+def test_a_study_that_asks_for_fewer_splits_than_before_reads_its_runs(go, tmp_path):
+    go(study(splits=("val", "testA")), seeds=(0,))
+    go(study(splits=("testA",)), seeds=(1,))
+    results = read_finished(study(splits=("testA",)), ASSETS, tmp_path / "studies")
+    assert set(results.expressions["split"]) == {"testA"} and len(results.pairs) == 6
+    with pytest.raises(ValueError, match=r"plain-1\.parquet was scored on testA as splits"):
+        read_finished(study(splits=("val", "testA")), ASSETS, tmp_path / "studies")
+
+
 def test_damaged_results_of_another_study_and_those_of_other_splits_are_not_taken_over(go, trained, tmp_path):
     go(variants=("plain", "grounded"), seeds=(0,))
     (tmp_path / "studies/toy/plain-0.parquet").write_bytes(b"damaged")

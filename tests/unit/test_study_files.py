@@ -13,7 +13,7 @@ import pytest
 from magnet import runs
 from magnet.workbench import studies, study_files
 from magnet.workbench.study import Study
-from magnet.workbench.study_files import is_done, read_run, write_run
+from magnet.workbench.study_files import is_done, read_run, take_over, write_run
 from magnet.workbench.study_results import read_finished
 from magnet.workbench.verdicts import effect_table, error_table, variant_table
 
@@ -141,6 +141,26 @@ def test_a_changed_table_is_noticed_before_anything_is_trained(folder):
     TABLE.assign(I=0).to_parquet(folder / "toy/plain-1.parquet")
     with pytest.raises(ValueError, match=r"not the file that plain-1\.json was written with; delete it"):
         is_done(STUDY, PAIR, folder)
+
+
+def made_again(**fields) -> Study:
+    """Another study with the same runs."""
+    return replace(STUDY, name="again", **fields)
+
+
+@pytest.mark.parametrize("changes", [{"I": [0, 10, 7]}, {"split": ["val", "val", "testA"]}, {"sent_id": [3, 5, 3]}])
+def test_a_table_that_no_evaluation_writes_is_not_taken_over(folder, changes):
+    assert take_over(made_again(), PAIR, folder) == "toy/plain-1"
+    write_run(STUDY, PAIR, TABLE.assign(**changes), facts(), folder)  # its sha256 is right
+    for path in (folder / "again").iterdir():
+        path.unlink()
+    assert take_over(made_again(), PAIR, folder) is None and not is_done(made_again(), PAIR, folder)
+
+
+def test_facts_that_no_run_writes_are_not_taken_over(folder):
+    path = folder / "toy/plain-1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hours": None}))
+    assert take_over(made_again(), PAIR, folder) is None
 
 
 @pytest.mark.parametrize("name", [n for n in studies.STUDIES if (ROOT / f"results/tables/study_{n}.csv").exists()])
