@@ -363,9 +363,10 @@ def ablate(
     STUDY: a name, or a JSON file with a study of your own; without one the studies and their claims are listed. A run
     takes minutes on two cores (results/tables/study_run.csv); 8 variants with 5 seeds take some hours. Ctrl-C is safe:
     the same command goes on. Runs that are done are not done again, wherever and for whichever study they were made;
-    one that fails does not stop the others. --shard 0/2 and --shard 1/2 share the work of two machines; --variants and
-    --seeds run a part. --table trains nothing and only reads what is there. --smoke runs all of it at no useful size, a
-    minute or two, and keeps nothing.
+    one that fails does not stop the others. --shard 0/2 and --shard 1/2 share the work of two machines: each takes
+    every second seed whole, as a difference within a seed should be of one machine; no more shards than seeds keep it
+    so. --variants and --seeds run a part. --table trains nothing and only reads what is there. --smoke runs all of it
+    at no useful size, a minute or two, and keeps nothing.
 
     Writes two small files a run to results/studies/STUDY/, tables to results/tables/study_STUDY* (CSV, Markdown,
     LaTeX), a figure to results/figures/; trained weights lie in results/runs/. Needs RefShapes: magnet data shapes.

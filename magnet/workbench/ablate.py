@@ -36,7 +36,7 @@ def ablate(
 
     Args:
         seeds, variants: only these; () is all.
-        shard: (i, n): every n-th run from i on, with the runs that start from it.
+        shard: (i, n): the i-th of n parts of the work, as `share` deals it.
         root: data folder, as `read_refer` takes it.
     Raises ValueError for an unknown variant or seed, for a setting that does not exist, or where a file is damaged or
     holds the results of another configuration; FileNotFoundError where the data is not there; KeyboardInterrupt saying
@@ -76,13 +76,25 @@ def smoke_place(study: Study, root: str | Path | None = None) -> Iterator[tuple[
 
 
 def share(study: Study, pairs: list[Pair], shard: tuple[int, int]) -> list[Pair]:
-    """Every n-th run from the i-th on. What starts from a run goes where that one is."""
+    """Those of the i-th of n machines, whose arithmetic may differ: whole seeds, every n-th, so that no difference
+    mixes machines; where machines outnumber seeds, a part of one. What starts from a run goes where that one is."""
     index, num = shard
     if not 0 <= index < num:
         raise ValueError(f"shard {index}/{num}: the first number is one from 0 to {num - 1}")
     first = {pair: (study.start(pair[0]) or pair[0], pair[1]) for pair in pairs}
-    mine = set(list(dict.fromkeys(first.values()))[index::num])
-    return [pair for pair in pairs if first[pair] in mine]
+    dealt = _dealt(list(dict.fromkeys(first.values())), num)
+    return [pair for pair in pairs if dealt[first[pair]] == index]
+
+
+def _dealt(starts: list[Pair], num: int) -> dict[Pair, int]:
+    """The shard of each. Where several share a seed, they change places from seed to seed: a variant that was always on
+    the first of them, say, would be credited with what that machine computes another way."""
+    seeds, dealt = list(dict.fromkeys(seed for _, seed in starts)), {}
+    for k, seed in enumerate(seeds):
+        shards = range(k, num, len(seeds)) or [k % num]
+        mine = [pair for pair in starts if pair[1] == seed]
+        dealt |= {pair: shards[(i + k) % len(shards)] for i, pair in enumerate(mine)}
+    return dealt
 
 
 # One run --------------------------------------------------------------------------------------------------------------

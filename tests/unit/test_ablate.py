@@ -209,6 +209,33 @@ def test_shards_share_all_runs_and_keep_starts_together(num):
         assert (("plain", seed) in shard) == (("later", seed) in shard)
 
 
+def sharded(made: Study, num: int) -> dict[tuple[str, int], int]:
+    """run -> its shard."""
+    return {pair: i for i in range(num) for pair in ablate.share(made, made.chosen(), (i, num))}
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 5])
+def test_a_seed_is_of_one_machine_while_there_are_enough_seeds(num):
+    made = studies.components()
+    found = sharded(made, num)
+    assert all(len({found[variant, seed] for variant in made.variants}) == 1 for seed in made.seeds)
+    assert set(found.values()) == set(range(num))
+
+
+@pytest.mark.parametrize(
+    "num, name", [(10, "components"), (13, "components"), (15, "prior_methods"), (40, "components")]
+)
+def test_more_shards_than_seeds_share_each_seed_evenly_and_no_variants_place_is_fixed(num, name):
+    made = studies.find(name)
+    found = sharded(made, num)
+    starts = [variant for variant in made.variants if made.start(variant) is None]
+    for seed in made.seeds:
+        loads = [sum(found[v, seed] == i for v in starts) for i in range(seed, num, len(made.seeds))]
+        assert sum(loads) == len(starts) and max(loads) - min(loads) <= 1, "a shard is of one seed"
+    places = {v: {found[v, seed] // len(made.seeds) for seed in made.seeds} for v in starts}
+    assert all(len(place) > 1 for place in places.values())
+
+
 def test_a_part_of_a_study_can_be_run(go, tmp_path):
     go(variants=("plain",), seeds=(1,))
     assert [path.name for path in (tmp_path / "studies/toy").glob("*.json")] == ["plain-1.json"]
