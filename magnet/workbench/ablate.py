@@ -147,9 +147,10 @@ def _train(study: Study, pair: Pair, root: str | Path | None, progress: bool) ->
 
 
 def _score(study: Study, run: runs.Run, split: str) -> tuple[pd.DataFrame, str]:
-    """Rows of `COLUMNS`, and a digest of sentences and true masks: what else was scored cannot be compared."""
+    """Rows of `COLUMNS`, and a digest of sentences and true masks: what else was scored cannot be compared. Always
+    anew, as a table that the run keeps may be of data that lay there before."""
     data = run.config.data
-    results = magnet.evaluate(run, split=split, cached=True, num_expressions=study.num_expressions, progress=False)
+    results = magnet.evaluate(run, split=split, num_expressions=study.num_expressions, progress=False)
     expressions = read_refer(data.root, data.name, data.split_by, data.polygon_overlap)
     chosen = expressions.set_index("sent_id", drop=False).loc[results["sent_id"]].reset_index(drop=True)
     chosen.attrs = expressions.attrs

@@ -1,6 +1,7 @@
 """The runner: what is done stays done, one that fails stops nobody, results of something else are refused."""
 
 import json
+import shutil
 import sys
 from itertools import product
 from types import SimpleNamespace
@@ -8,11 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import ASSETS
 
 import magnet
 from magnet import cli, runs
 from magnet.data import read_refer, select_split
+from magnet.evaluate import evaluate
 from magnet.workbench import ablate, studies, study_files
 from magnet.workbench.study import Study
 from magnet.workbench.study_results import notes, read_finished
@@ -37,6 +40,7 @@ def trained(monkeypatch, tmp_path):
     def fit(config, init=None, progress=True):
         done.append((config.grounding is not None, config.seed, init and init.config.seed))
         run = runs.open_run(config, init and init.name)
+        run.weights.open("a").close()  # where they are there, they stay as they are
         (run.folder / "log.jsonl").write_text('{"step": 1, "images_per_second": 8.0}\n{"step": 1, "validation": {}}\n')
         return run
 
@@ -118,6 +122,38 @@ def test_the_facts_are_about_where_a_run_was_trained_also_where_another_code_sco
     about, other = runs.read_json(path), runs.read_json(path.with_name("plain-1.json"))
     assert (about["version"], about["hardware"], about["torch"]) == ("0.1.0 (abc)", HERE["processor"], "2.14")
     assert (other["version"], other["hardware"], other["torch"]) == ("0.1.0 (def)", "arm64, H100", "2.15")
+
+
+class Everywhere(torch.nn.Module):
+    """Takes the whole picture for the object."""
+
+    def forward(self, images, token_ids, token_mask):
+        return {"mask_logits": torch.ones(len(images), 6, 6)}
+
+
+def test_scores_are_of_the_data_whose_digest_stands_beside_them(go, trained, monkeypatch, tmp_path):
+    """Also where a run folder holds the scores of the data that lay there before."""
+    root = shutil.copytree(ASSETS / "refshapes", tmp_path / "data/refshapes").parent
+    monkeypatch.setattr(magnet, "evaluate", evaluate)
+    monkeypatch.setattr(runs.Run, "load_model", lambda self: Everywhere())
+
+    def scored() -> tuple[list[int], list[int], str]:
+        """What is found inside of each mask, the sizes of the masks, and the digest."""
+        ablate.ablate(study(), (0,), ("plain",), root=root, folder=tmp_path / "studies", progress=False)
+        table, about = study_files.read_run(study(), ("plain", 0), tmp_path / "studies")
+        areas = select_split(read_refer(root), "val").set_index("sent_id")["area"]
+        return table["I"].tolist(), areas[table["sent_id"]].tolist(), about["expressions"]["val"]
+
+    inside, areas, digest = scored()
+    path = root / "refshapes/instances.json"
+    values = runs.read_json(path)
+    masks = [one["segmentation"] for one in values["annotations"]]
+    for one, mask in zip(values["annotations"], reversed(masks)):
+        one["segmentation"] = mask
+    runs.write_json(path, values)
+    (tmp_path / "studies/toy/plain-0.json").unlink()
+    inside_now, areas_now, digest_now = scored()
+    assert inside == areas and inside_now == areas_now != areas and digest_now != digest
 
 
 def other_study(**fields) -> Study:
