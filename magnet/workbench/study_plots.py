@@ -58,7 +58,7 @@ def _panel(axis: Axes, rows: pd.DataFrame) -> None:
         linewidths=0.8, label=LABELS["each"], zorder=3,
     )  # fmt: skip
     for i, said in enumerate(rows["verdict"]):
-        if said in ("helps", "hurts"):
+        if said.startswith(("helps", "hurts")):
             axis.annotate(said, (1, i - 0.3), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=8)
     axis.grid(axis="y", visible=False)
 

@@ -20,6 +20,7 @@ TAGS = (
     "kind", "hops", "distractors", "num_same_category", "area_size", "has_location", "has_relation", "has_superlative",
     "has_ordinal", "has_attribute", "has_negation", "has_rare_word", "has_ambiguous",
 )  # fmt: skip
+ROUNDING = 1e-9  # points; what two equal differences may lie apart
 GROUP_DRAWS = 2_000  # groups are for looking, not for deciding
 
 
@@ -69,7 +70,7 @@ def effect_table(results: Results, num_draws: int = 10_000) -> pd.DataFrame:
             facts = {"split": split, "score": score, "expressions": len(index), "images": images.nunique()}
             rows += [facts | row for row in _effects(results, value, draws[:, k])]
     table = pd.DataFrame(rows)
-    return table.assign(verdict=[verdict(row) for row in table.to_dict("records")])
+    return table.assign(verdict=[verdict(row, len(results.study.seeds)) for row in table.to_dict("records")])
 
 
 def _effects(results: Results, values: np.ndarray, draws: np.ndarray) -> list[dict]:
@@ -185,9 +186,12 @@ def _deviation(values: np.ndarray) -> float:
 
 
 def t_interval(differences: np.ndarray, alpha: float) -> tuple[float, float]:
-    """Student's t interval of level 1 - alpha of the mean of (n,) differences; NaN below two."""
+    """Student's t interval of level 1 - alpha of the mean of (n,) differences; NaN below two, and where all are one
+    value other than 0: without any spread they do not say how far others would lie from it."""
     if len(differences) < 2:
         return np.nan, np.nan
+    if _are_equal(differences):
+        return (np.nan, np.nan) if abs(differences[0]) > ROUNDING else (0.0, 0.0)
     half = stats.t.isf(alpha / 2, len(differences) - 1) * stats.sem(differences)
     return differences.mean() - half, differences.mean() + half
 
@@ -219,23 +223,36 @@ def seed_intervals(differences: list[np.ndarray]) -> list[tuple[float, float]]:
 
 
 def _p_value(differences: np.ndarray) -> float:
-    """Two-sided, of a mean of 0; 1 where all are 0 and where there are fewer than two."""
-    if len(differences) < 2:
+    """Two-sided, of a mean of 0; 1 where all are equal and where there are fewer than two."""
+    if len(differences) < 2 or _are_equal(differences):
         return 1.0
-    error = stats.sem(differences)
-    if error == 0:
-        return float(not differences.any())
-    return 2 * stats.t.sf(abs(differences.mean()) / error, len(differences) - 1)
+    return 2 * stats.t.sf(abs(differences.mean()) / stats.sem(differences), len(differences) - 1)
 
 
-def verdict(effect: dict) -> str:
-    """By a row of `effect_table`: "helps" or "hurts" only where both intervals lie on one side of 0."""
-    if effect["seeds"] < 2:
-        return f"no claim: {effect['seeds']} seed{'s' * (effect['seeds'] != 1)}"
+def _are_equal(differences: np.ndarray) -> bool:
+    return np.ptp(differences) <= ROUNDING
+
+
+def verdict(effect: dict, num_wanted: int) -> str:
+    """By a row of `effect_table`: "helps" or "hurts" only where both intervals lie on one side of 0.
+
+    num_wanted: the study's seeds. A look at fewer says so: the levels do not pay for looking several times.
+    """
+    seeds = effect["seeds"]
+    if seeds < 2:
+        return f"no claim: {seeds} seed{'s' * (seeds != 1)}"
+    if np.isnan(effect["seed_low"]):
+        return f"no claim: {seeds} seeds without spread"
+    said, early = _side(effect), [f"{seeds} of {num_wanted} seeds"] if seeds < num_wanted else []
+    details = "; ".join(early if said else [*early, f"detectable alone: {effect['detectable']:.1f}"])
+    return (said or "no difference shown") + " so far" * bool(early) + f" ({details})" * bool(details)
+
+
+def _side(effect: dict) -> str | None:
     lows, highs = (np.array([effect[f"seed_{end}"], effect[f"image_{end}"]]) for end in ("low", "high"))
     fewer_is_better = effect["score"].endswith(" errors")
     if (lows > 0).all():
         return "hurts" if fewer_is_better else "helps"
     if (highs < 0).all():
         return "helps" if fewer_is_better else "hurts"
-    return f"no difference shown (detectable alone: {effect['detectable']:.1f})"
+    return None

@@ -101,26 +101,43 @@ def test_a_question_without_seeds_is_paid_for_and_equal_differences_are_no_puzzl
     several = np.array([1.0, 1.4, 0.8])
     lone, other = verdicts.seed_intervals([one, several])
     assert np.isnan(lone).all() and other == pytest.approx(verdicts.t_interval(several, 0.05 / 2))
-    assert verdicts.seed_intervals([same, zero]) == [(2.0, 2.0), (0.0, 0.0)]
+    seen, at_zero = verdicts.seed_intervals([same, zero])
+    assert np.isnan(seen).all() and at_zero == (0.0, 0.0) and np.isnan(verdicts.detectable(same))
 
 
-def effect(**fields) -> dict:
+def test_two_seeds_that_agree_show_nothing_and_take_nothing_from_the_others():
+    """Equal but for rounding: 0.3 − 0.2 is not 0.1, and no spread of theirs."""
+    agree, several = np.array([0.3 - 0.2, 0.1]), np.array([1.0, 1.4, 0.8])
+    seen, other = verdicts.seed_intervals([agree, several])
+    assert np.isnan(seen).all() and other == pytest.approx(verdicts.t_interval(several, 0.05 / 2))
+    low, high = seen
+    assert verdict(2, seeds=2, seed_low=low, seed_high=high) == "no claim: 2 seeds without spread"
+    assert verdicts.t_interval(agree - 0.1, 0.05) == (0.0, 0.0)
+
+
+def verdict(num_wanted=5, **fields) -> str:
     ends = {"seed_low": 0.5, "seed_high": 2.0, "image_low": 0.1, "image_high": 1.0}
-    return {"seeds": 5, "score": "oIoU", "detectable": 0.75, **ends} | fields
+    return verdicts.verdict({"seeds": 5, "score": "oIoU", "detectable": 0.75, **ends} | fields, num_wanted)
 
 
 def test_both_intervals_must_agree():
-    assert verdicts.verdict(effect()) == "helps"
-    assert verdicts.verdict(effect(seed_low=-0.1)) == "no difference shown (detectable alone: 0.8)"
-    assert verdicts.verdict(effect(image_low=-0.1)).startswith("no difference shown")
+    assert verdict() == "helps"
+    assert verdict(seed_low=-0.1) == "no difference shown (detectable alone: 0.8)"
+    assert verdict(image_low=-0.1).startswith("no difference shown")
     below = {"seed_low": -2.0, "seed_high": -0.5, "image_low": -1.0, "image_high": -0.1}
-    assert verdicts.verdict(effect(**below)) == "hurts"
-    assert verdicts.verdict(effect(**below | {"image_low": 0.1, "image_high": 0.2})).startswith("no difference")
-    assert verdicts.verdict(effect(score="part errors")) == "hurts", "more errors"
-    assert verdicts.verdict(effect(score="part errors", **below)) == "helps"
-    assert verdicts.verdict(effect(seeds=1)) == "no claim: 1 seed" and verdicts.verdict(effect(seeds=0)).endswith(
-        "0 seeds"
-    )
+    assert verdict(**below) == "hurts"
+    assert verdict(**below | {"image_low": 0.1, "image_high": 0.2}).startswith("no difference")
+    assert verdict(score="part errors") == "hurts", "more errors"
+    assert verdict(score="part errors", **below) == "helps"
+    assert verdict(seeds=1) == "no claim: 1 seed" and verdict(seeds=0).endswith("0 seeds")
+
+
+def test_a_verdict_on_fewer_seeds_than_the_study_asks_for_says_so():
+    below = {"seed_low": -2.0, "seed_high": -0.5, "image_low": -1.0, "image_high": -0.1}
+    assert verdict(seeds=2) == "helps so far (2 of 5 seeds)"
+    assert verdict(seeds=4, **below) == "hurts so far (4 of 5 seeds)"
+    assert verdict(seeds=3, seed_low=-0.1) == "no difference shown so far (3 of 5 seeds; detectable alone: 0.8)"
+    assert verdict(seeds=5) == verdict(num_wanted=3, seeds=5) == "helps", "more than were asked for"
 
 
 def test_chance_alone_is_rarely_called_a_difference():
@@ -376,6 +393,13 @@ def test_the_forest_shows_every_effect_both_intervals_and_each_seed():
     assert len(dots) == 15 and pixels(figure).std() > 0
     assert [text.get_text() for text in figure.axes[0].texts] == ["helps"]
     assert list(short_effects(effects, made)["score"].unique()) == ["oIoU", "mIoU"]
+
+
+def test_the_forest_shows_early_verdicts_and_differences_without_spread():
+    effects = verdicts.effect_table(made_up(study(), {"a": 0.3}, num_seeds=3), num_draws=100).iloc[:1]
+    assert [text.get_text() for text in effect_forest(effects, "toy").axes[0].texts] == ["helps so far (3 of 5 seeds)"]
+    equal = effects.assign(seed_low=np.nan, seed_high=np.nan, detectable=np.nan, verdict="no claim")
+    assert pixels(effect_forest(equal, "toy")).std() > 0
 
 
 def test_an_interval_beside_which_nothing_could_be_seen_is_cut_and_says_so():
