@@ -128,8 +128,10 @@ def _said(results: Results) -> list[str]:
     return [
         f"{study.name}: {study.claim}.",
         f"Refuted by: {study.refuted_by}.",
-        f"Percent and points on {sizes}; mean ± standard deviation over seeds. Seed intervals: Student's t, 95 % over "
-        f"the contrasts of a score on a split by Holm's method; image intervals: 95 %, bootstrap. Detectable alone: "
+        f"Percent and points on {sizes}; mean ± standard deviation over seeds. Seed intervals: Student's t; one "
+        f"leaves 0 out exactly where Holm's test at 5 % over all the study's contrasts of that score on that split "
+        f"rejects, and together they cover all true differences somewhat less often than 95 %. Image intervals: 95 % "
+        f"each, bootstrap. Detectable alone: "
         f"half the seeds' interval if one question were asked without the others; a true difference of that size is "
         f"missed about every other time, and more questions need a larger one. The claim is decided by "
         f"{_deciding(study)} on {study.splits[0]}.",

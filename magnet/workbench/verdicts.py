@@ -4,6 +4,10 @@ One run proves little: seeds alone move oIoU by more than many published gains. 
 are scored on the same pictures. So a part "helps" or "hurts" only where two intervals exclude 0: Student's t over the
 differences of each seed, with Holm's correction over all contrasts that the study states, run or not, and the bootstrap
 over images of their mean over seeds. Everything else is "no difference shown".
+
+An interval over seeds leaves 0 out exactly where Holm's test at 5 % rejects. It is that test drawn, no simultaneous
+interval of 95 %: as levels grow step by step, all intervals of a study together cover all true differences somewhat
+less often.
 """
 
 import warnings
@@ -56,7 +60,7 @@ def effect_table(results: Results, num_draws: int = 10_000) -> pd.DataFrame:
     """A row for each split, score and contrast of the study: difference (points), both intervals, verdict.
 
     seeds: how many; difference: their mean; sd: their standard deviation; seed_low, seed_high: Student's t, at the
-    level at which Holm's method tests it among the contrasts of this split and score; image_low, image_high: 95 %;
+    level that Holm's method at 5 % gives it among the contrasts of this split and score; image_low, image_high: 95 %;
     detectable: the smallest difference that so many seeds of this spread could show alone, t·sd/√seeds;
     per_seed: the differences. Errors count the other way round: fewer of them help.
     """
@@ -205,7 +209,7 @@ def detectable(differences: np.ndarray) -> float:
 def holm_levels(p_values: np.ndarray, alpha: float = 1 - LEVEL) -> np.ndarray:
     """The level at which Holm's method tests each of m hypotheses (Holm 1979): alpha / m for the smallest p, then
     alpha / (m - 1)...; from the first that is not rejected on, all share its level. So p < level if and only if Holm
-    rejects, and an interval of that level says the same as the test."""
+    rejects, and an interval of that level leaves 0 out exactly there; together the intervals are not simultaneous."""
     order, levels = np.argsort(p_values), alpha / np.arange(len(p_values), 0, -1)
     kept = np.flatnonzero(p_values[order] >= levels)
     if len(kept):
