@@ -1,12 +1,13 @@
 """Every setting of a run, as frozen keyword-only dataclasses; `recipes.py` fills them in.
 
-What changes a run's numbers is hashed into the run folder's name; fields marked `UNHASHED` are not.
+What is trained is hashed into the run folder's name; fields marked `UNHASHED`, which say where files lie, what is
+logged and how work is split, are not. Numbers may depend on the last all the same: BatchNorm sees how a batch is split.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-UNHASHED = {"unhashed": True}  # field metadata: paths, workers, logging: free to change between sessions
+UNHASHED = {"unhashed": True}  # field metadata: paths, logging, how work is split: free to change between sessions
 
 
 @dataclass(frozen=True, kw_only=True)

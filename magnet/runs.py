@@ -1,6 +1,6 @@
 """The run folder: results/runs/<recipe>-<hash>/ holds a run's configuration, log, weights and results.
 
-The hash covers what changes numbers, so the same configuration finds its run again. Everything is written to a
+The hash covers what is trained and not where, so the same configuration finds its run again. Everything is written to a
 temporary file first and then renamed: a reader, or a killed writer, never sees half a file.
 """
 
@@ -106,7 +106,11 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def config_hash(config: Config, start: str | None = None) -> str:
-    """Ten hexadecimal digits of everything that changes numbers: the hashed fields and the weights started from."""
+    """Ten hexadecimal digits of the hashed fields and the weights started from.
+
+    Not of all that changes numbers: neither of machine and versions, and so of the precision that "auto" becomes, nor
+    of how a batch is split (`num_processes`, `micro_batch`), which BatchNorm sees.
+    """
     text = json.dumps([_hashed(config), start], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -262,7 +266,7 @@ def open_run(config: Config, start: str | None = None) -> Run:
         found = read_run(folder).config
         if config_hash(found, start) != config_hash(config, start):
             raise ValueError(f"{folder} holds another configuration than its name says; move it away and train again")
-        if found != config:  # in what changes no number: the newest counts, for every process of the training
+        if found != config:  # in what is not hashed: the newest counts, for every process of the training
             write_json(folder / "config.json", {"version": VERSION, **config_to_dict(config)})
     else:
         write_json(folder / "environment.json", environment())  # before what makes the folder a run's

@@ -140,7 +140,8 @@ class Study:
         return replace(own, data=base.data, optim=replace(own.optim, **shared))
 
     def digest(self, variant: str, seed: int) -> str:
-        """Of all that changes this run's numbers, the run it starts from included."""
+        """Of what is trained, as `runs.config_hash` takes it, the run it starts from included. Numbers depend on the
+        machine and on how a batch is split, too; the facts beside a run's table hold both."""
         init = self.start(variant)
         return runs.config_hash(self.config(variant, seed), self.digest(init, seed) if init else None)
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import magnet
 from magnet import runs
-from magnet.config import Config, DataConfig, GroundingConfig
+from magnet.config import Config, DataConfig, GroundingConfig, OptimConfig
 
 
 @pytest.fixture(autouse=True)
@@ -123,9 +123,11 @@ def test_a_new_setting_at_its_default_renames_no_run():
     assert runs.config_hash(dataclasses.replace(later, newest_part=DataConfig(root="x"))) == runs.config_hash(config)
 
 
-def test_unhashed_fields_are_exactly_paths_workers_and_logging():
-    marked = {f.name for kind in (Config, DataConfig) for f in dataclasses.fields(kind) if f.metadata.get("unhashed")}
-    assert marked == {"root", "num_workers", "log_every", "checkpoint_every", "tensorboard"}
+def test_unhashed_fields_are_exactly_paths_logging_and_how_work_is_split():
+    kinds = (Config, DataConfig, OptimConfig)
+    marked = {f.name for kind in kinds for f in dataclasses.fields(kind) if f.metadata.get("unhashed")}
+    split = {"num_workers", "num_processes", "micro_batch"}
+    assert marked == {"root", "log_every", "checkpoint_every", "tensorboard"} | split
 
 
 def test_a_full_disk_under_safetensors_is_named(tmp_path):
