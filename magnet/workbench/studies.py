@@ -89,14 +89,17 @@ def alignment() -> Study:
     return Study(
         name="alignment",
         claim="Each alignment term raises oIoU, and both together raise it more than one",
-        refuted_by="a term's main effect at or below 0, or another choice of sentence or temperature above the "
-        "default, where " + BOTH_SIDES + "; a main effect not told apart from 0 leaves the claim unsupported",
+        refuted_by="a term's main effect at or below 0, or both together at or below one alone, or another choice of "
+        "sentence or temperature above the default, where " + BOTH_SIDES + "; a main effect not told apart from 0, or "
+        "both together not told apart from one alone, leaves the claim unsupported",
         variants={"none": {}} | {name: {"alignment": value} for name, value in (terms | open_choices).items()},
         factorial={
             "none": (), "pixel_pixel": ("pixel-pixel",), "pixel_text": ("pixel-text",),
             "both": ("pixel-pixel", "pixel-text"),
         },
         comparisons=(
+            ("both − pixel-pixel alone", "both", "pixel_pixel"),
+            ("both − pixel-text alone", "both", "pixel_text"),
             ("sentence first − mean", "first", "both"),
             ("temperatures 0.05 − 0.1", "cold", "both"),
             ("temperatures 0.2 − 0.1", "warm", "both"),
@@ -133,7 +136,8 @@ def prior_methods() -> Study:
 def grounding_weight() -> Study:
     """How much Mask Grounding may weigh beside LAVT's own losses, whose sum ends at about 0.5 where MagNet's is 9.
 
-    `none` and `weight_100` are trained as `lavt` and `lavt_grounding` of prior_methods are.
+    `none` and `weight_100` are trained as `lavt` and `lavt_grounding` of prior_methods are, which asks what weight 1
+    costs.
     """
     lavt, weights = {"recipe": "refshapes_tiny_lavt"}, (0.03, 0.1, 0.3, 1.0)
     names = {weight: f"weight_{100 * weight:.0f}" for weight in weights}
@@ -141,8 +145,9 @@ def grounding_weight() -> Study:
         name="grounding_weight",
         claim="At weight 1 Mask Grounding costs LAVT oIoU because the loss of the hidden words outweighs LAVT's own; "
         "at a smaller weight it does not, and raises it",
-        refuted_by="no smaller weight above weight 1 where " + BOTH_SIDES + "; weight 0.1 not above none means that "
-        "the balance may explain the cost, but Mask Grounding is not shown to help LAVT",
+        refuted_by="every smaller weight at or below 1, or weight 0.1 at or below none, where " + BOTH_SIDES + "; no "
+        "smaller weight told apart from 1 leaves the claim unsupported, and weight 0.1 not told apart from none its "
+        "second half: then the balance may explain the cost, but Mask Grounding is not shown to help LAVT",
         variants={"none": lavt} | {name: lavt | {"grounding": {"weight": weight}} for weight, name in names.items()},
         comparisons=(
             *((f"weight {weight} − 1", names[weight], "weight_100") for weight in weights[:-1]),
@@ -203,14 +208,14 @@ def backbones() -> Study:
         variants[f"{name}_random"] = {**plain, "model": {"vision": {**vision, "pretrained": None}}}
     return Study(
         name="backbones",
-        claim="MagNet's parts do not hang on one backbone, and a backbone that could name objects beforehand is worth "
-        "more than the choice of backbone",
-        refuted_by="a named backbone at or below its random twin, where " + BOTH_SIDES + "; or two backbones further "
-        "apart than either is from its random twin, both differences shown",
+        claim="Each of three backbones gives MagNet a higher oIoU if it could name objects beforehand, and in place of "
+        "a random ResNet a named one brings more than another random backbone",
+        refuted_by="a named backbone at or below its random twin, or the named ResNet at or below another random one, "
+        "where " + BOTH_SIDES + "; a difference not told apart from 0 leaves its part of the claim unsupported",
         variants=variants,
         comparisons=(
             *((f"{name}: named before − random", name, f"{name}_random") for name in ("resnet", *others)),
-            *((f"{name} − resnet", name, "resnet") for name in others),
+            *((f"resnet named before − {name} random", "resnet", f"{name}_random") for name in others),
         ),
     )
 

@@ -131,6 +131,23 @@ def test_the_components_effects_are_those_put_in():
     assert effects["CAM − control of equal size"] == pytest.approx(1)
 
 
+def test_naming_beforehand_is_worth_more_than_another_backbone_where_the_contrast_is_above_0():
+    """Both are gains over a ResNet that knows nothing, so their difference does not hold its score."""
+    contrasts = studies.find("backbones").contrasts()
+    for name in ("convnext", "swin"):
+        named, other = {"resnet": 1.0, "resnet_random": -1.0}, {f"{name}_random": 1.0, "resnet_random": -1.0}
+        variants = named.keys() | other.keys()
+        difference = {one: named.get(one, 0.0) - other.get(one, 0.0) for one in variants}
+        found = contrasts[f"resnet named before − {name} random"]
+        assert found == {one: weight for one, weight in difference.items() if weight}
+
+
+def test_both_alignment_terms_are_compared_with_each_alone():
+    contrasts = studies.find("alignment").contrasts()
+    assert contrasts["both − pixel-pixel alone"] == {"both": 1.0, "pixel_pixel": -1.0}
+    assert contrasts["both − pixel-text alone"] == {"both": 1.0, "pixel_text": -1.0}
+
+
 def test_no_contrast_is_the_recipe_without_its_contrast():
     if "coupalign_tiny" not in RECIPES:
         pytest.skip("no recipe coupalign_tiny yet")
