@@ -7,7 +7,7 @@ logged and how work is split, are not. Numbers may depend on the last all the sa
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-UNHASHED = {"unhashed": True}  # field metadata: paths, logging, how work is split: free to change between sessions
+UNHASHED = {"unhashed": True}  # field metadata: paths, logging, how work is split: free to change between calls
 
 
 @dataclass(frozen=True, kw_only=True)

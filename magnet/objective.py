@@ -59,7 +59,7 @@ class Objective(nn.Module):
         terms = losses.compute(self.losses, outputs, truth, self.loss_arguments)
         if self.grounding:
             features = None if hidden is None else outputs
-            looked = outputs["seen"] if reads_what_it_looked_at(self.model) else None
+            looked = outputs.get("seen") if reads_what_it_looked_at(self.model) else None
             terms["grounding"], statistics = self.grounding(self.model, batch, hidden, features, looked)
         if self.alignment:
             terms |= self.alignment(outputs, batch)

@@ -7,6 +7,7 @@ It serves any network with `encode`, `vision.channels` and `language`; nothing o
 what the network's own `look` gave for the first pass, the second only asks its `read`.
 """
 
+from contextlib import nullcontext
 from math import inf
 
 import torch
@@ -77,9 +78,9 @@ class MaskGrounding(nn.Module):
         rows = hidden[1].any(1)  # sentences that nothing is asked of need no reading
         rows[0] |= ~rows.any()  # but one, as every weight must get a gradient
         tokens, unseen = torch.cat(parts, dim=1)[rows], ~torch.cat(seen, dim=1)[rows]
-        # a CPU's fused attention is slow in bfloat16, and its products there keep most of a megabyte for every shape
-        # that they ever had: so nothing of as many rows as tokens are hidden
-        with torch.autocast(words.device.type, enabled=words.is_cuda):
+        # a CPU's fused attention is slow in bfloat16, and each of its products there keeps most of a megabyte for every
+        # shape that it ever had: so none has as many rows as tokens are hidden
+        with nullcontext() if words.is_cuda else torch.autocast(words.device.type, enabled=False):
             states = self._read(tokens if words.is_cuda else tokens.float(), unseen, hidden[1][rows])
             return F.linear(self.transform(states), _word_embeddings(model), self.bias).float()
 

@@ -161,8 +161,8 @@ def _score(study: Study, run: runs.Run, split: str) -> tuple[pd.DataFrame, str]:
 
 def _facts(study: Study, pair: Pair, run: runs.Run) -> dict:
     """hours: in training steps, from the run's log, so that neither a pause nor an earlier study counts; GFLOP and
-    parameters: as `Stepper.cost` counts them; version, hardware, torch: of the training, also where another code or
-    machine scores it."""
+    parameters: as `Stepper.cost` of the code that scores counts them; version, hardware, torch: where the training
+    began, also where it went on or was scored elsewhere; scored_by: the version that did."""
     log = [line for line in run.log() if "images_per_second" in line]
     seconds = sum(run.config.optim.batch_size / max(line["images_per_second"], 0.01) for line in log)
     about = runs.read_json(run.folder / "environment.json")
@@ -171,6 +171,7 @@ def _facts(study: Study, pair: Pair, run: runs.Run) -> dict:
         "config": runs.config_to_dict(study.config(*pair)), "init": study.start(pair[0]),
         "num_expressions": study.num_expressions,
         "hours": seconds / 3600, **Stepper(run.config, batch_size=1).cost(), "version": code_version(about),
+        "scored_by": code_version(runs.environment()),
         "hardware": ", ".join([about["processor"], *about["gpus"]]), "torch": about["packages"]["torch"],
         "command": shlex.join(["magnet", *sys.argv[1:]]), "date": date.today().isoformat(),
     }  # fmt: skip

@@ -136,8 +136,7 @@ def prior_methods() -> Study:
 def grounding_weight() -> Study:
     """How much Mask Grounding may weigh beside LAVT's own losses, whose sum ends at about 0.5 where MagNet's is 9.
 
-    `none` and `weight_100` are trained as `lavt` and `lavt_grounding` of prior_methods are, which asks what weight 1
-    costs.
+    `none` and `weight_100` are trained as `lavt` and `lavt_grounding` of prior_methods are.
     """
     lavt, weights = {"recipe": "refshapes_tiny_lavt"}, (0.03, 0.1, 0.3, 1.0)
     names = {weight: f"weight_{100 * weight:.0f}" for weight in weights}
@@ -145,12 +144,14 @@ def grounding_weight() -> Study:
         name="grounding_weight",
         claim="At weight 1 Mask Grounding costs LAVT oIoU because the loss of the hidden words outweighs LAVT's own; "
         "at a smaller weight it does not, and raises it",
-        refuted_by="every smaller weight at or below 1, or weight 0.1 at or below none, where " + BOTH_SIDES + "; no "
-        "smaller weight told apart from 1 leaves the claim unsupported, and weight 0.1 not told apart from none its "
-        "second half: then the balance may explain the cost, but Mask Grounding is not shown to help LAVT",
+        refuted_by="weight 1 at or above none, every smaller weight at or below 1, or weight 0.1 at or below none, "
+        "where " + BOTH_SIDES + "; weight 1 not told apart from none, or no smaller weight from 1, leaves the claim "
+        "unsupported, and weight 0.1 not told apart from none its second half: then the balance may explain the cost, "
+        "but Mask Grounding is not shown to help LAVT",
         variants={"none": lavt} | {name: lavt | {"grounding": {"weight": weight}} for weight, name in names.items()},
         comparisons=(
             *((f"weight {weight} − 1", names[weight], "weight_100") for weight in weights[:-1]),
+            ("weight 1 − none", "weight_100", "none"),
             ("weight 0.1 − none", "weight_10", "none"),
         ),
     )

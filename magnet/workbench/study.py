@@ -141,7 +141,7 @@ class Study:
 
     def digest(self, variant: str, seed: int) -> str:
         """Of what is trained, as `runs.config_hash` takes it, the run it starts from included. Numbers depend on the
-        machine and on how a batch is split, too; the facts beside a run's table hold both."""
+        machine, too, which the facts beside a run's table name, and on how a batch is split."""
         init = self.start(variant)
         return runs.config_hash(self.config(variant, seed), self.digest(init, seed) if init else None)
 

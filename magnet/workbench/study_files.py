@@ -74,7 +74,7 @@ def take_over(study: Study, pair: Pair, folder: Path = FOLDER) -> str | None:
     """
     for about in sorted(folder.glob(f"*/*-{pair[1]}.json")):
         table = about.with_suffix(".parquet")
-        with suppress(ValueError):  # another study's files are not this one's to judge
+        with suppress(ValueError, KeyError, TypeError):  # another study's files are not this one's to judge
             facts = _read_any_facts(about)
             if facts["digest"] == study.digest(*pair) and facts["study"] != study.name:
                 _check_scored(study, facts, table)

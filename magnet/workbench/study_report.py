@@ -130,7 +130,7 @@ def _said(results: Results) -> list[str]:
         f"Refuted by: {study.refuted_by}.",
         f"Percent and points on {sizes}; mean ± standard deviation over seeds. Seed intervals: Student's t; one "
         f"leaves 0 out exactly where Holm's test at 5 % over all the study's contrasts of that score on that split "
-        f"rejects, and together they cover all true differences somewhat less often than 95 %. Image intervals: 95 % "
+        f"rejects, and together they may cover all true differences less often than 95 %. Image intervals: 95 % "
         f"each, bootstrap. Detectable alone: "
         f"half the seeds' interval if one question were asked without the others; a true difference of that size is "
         f"missed about every other time, and more questions need a larger one. The claim is decided by "

@@ -141,13 +141,15 @@ def _first(pairs: list[Pair]) -> str:
 def _other_code(results: Results) -> list[str]:
     """What holds changes that no commit has, "-dirty", is never the present version: nobody knows which they were."""
     versions, now = {one["version"] for one in results.facts}, code_version(runs.environment())
-    mixed = "; runs of several versions are compared, see column code, and GFLOP are as each run's own version counts"
-    changed = (
-        " (-dirty: changed since that commit, nobody knows how)" if any("-dirty" in one for one in versions) else ""
-    )
-    others = ", ".join(sorted(one for one in versions if one != now or "-dirty" in one))
-    said = f"made with another version of the code, {others}{changed}, than this one, {now}"
-    return [said + (mixed if len(versions) > 1 else "")] if others else []
+    others = sorted(one for one in versions if one != now or "-dirty" in one)
+    if not others:
+        return []
+    said = f"made with other code than this one, {now}: {', '.join(others)}"
+    if any("-dirty" in one for one in others):
+        said += "; -dirty is code with changes that no commit holds"
+    if len(versions) > 1:
+        said += "; runs of several versions are compared, see column code, and GFLOP are as each was counted then"
+    return [said]
 
 
 def _several_machines(results: Results) -> list[str]:

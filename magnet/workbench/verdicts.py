@@ -6,8 +6,8 @@ differences of each seed, with Holm's correction over all contrasts that the stu
 over images of their mean over seeds. Everything else is "no difference shown".
 
 An interval over seeds leaves 0 out exactly where Holm's test at 5 % rejects. It is that test drawn, no simultaneous
-interval of 95 %: as levels grow step by step, all intervals of a study together cover all true differences somewhat
-less often.
+interval of 95 %: as levels grow step by step, all intervals of a study together may cover all true differences less
+often.
 """
 
 import warnings
@@ -247,9 +247,14 @@ def verdict(effect: dict, num_wanted: int) -> str:
         return f"no claim: {seeds} seed{'s' * (seeds != 1)}"
     if np.isnan(effect["seed_low"]):
         return f"no claim: {seeds} seeds without spread"
-    said, early = _side(effect), [f"{seeds} of {num_wanted} seeds"] if seeds < num_wanted else []
-    details = "; ".join(early if said else [*early, f"detectable alone: {effect['detectable']:.1f}"])
-    return (said or "no difference shown") + " so far" * bool(early) + f" ({details})" * bool(details)
+    said, details = _side(effect), []
+    if early := seeds < num_wanted:
+        details.append(f"{seeds} of {num_wanted} seeds")
+    if said is None:
+        said = "no difference shown"
+        details.append(f"detectable alone: {effect['detectable']:.1f}")
+    said += " so far" if early else ""
+    return f"{said} ({'; '.join(details)})" if details else said
 
 
 def _side(effect: dict) -> str | None:

@@ -372,8 +372,8 @@ def test_what_is_missing_and_other_code_are_said(go, tmp_path, monkeypatch):
     path = tmp_path / "studies/toy/plain-0.json"
     path.write_text(json.dumps(runs.read_json(path) | {"version": "0.0.9 (abc)"}))
     said = notes(read_finished(study(), ASSETS, tmp_path / "studies"))
-    assert "another version of the code, 0.0.9 (abc), than this one, 0.1.0 (abc)" in said[1]
-    assert "several versions are compared" in said[1] and "GFLOP are as each run's own version counts" in said[1]
+    assert "made with other code than this one, 0.1.0 (abc): 0.0.9 (abc)" in said[1]
+    assert "several versions are compared" in said[1] and "GFLOP are as each was counted then" in said[1]
     path.write_text(json.dumps(runs.read_json(path) | {"hardware": "a GPU"}))
     assert "several machines" in notes(read_finished(study(), ASSETS, tmp_path / "studies"))[2]
 
@@ -382,9 +382,8 @@ def test_changed_files_are_another_version_also_where_the_commit_is_the_same(go,
     monkeypatch.setattr(runs, "environment", lambda: HERE | {"commit": "abc-dirty"})
     go()
     said = notes(read_finished(study(), ASSETS, tmp_path / "studies"))
-    changed = "-dirty: changed since that commit, nobody knows how"
-    version = "0.1.0 (abc-dirty)"
-    assert said == [f"made with another version of the code, {version} ({changed}), than this one, {version}"]
+    version, known = "0.1.0 (abc-dirty)", "-dirty is code with changes that no commit holds"
+    assert said == [f"made with other code than this one, {version}: {version}; {known}"]
 
 
 def command(monkeypatch, *arguments) -> int:

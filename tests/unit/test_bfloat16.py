@@ -160,7 +160,7 @@ class Products(TorchDispatchMode):
 
 @pytest.mark.parametrize("passes", [1, 2])
 def test_products_have_the_same_shapes_however_many_words_are_hidden(passes):
-    """A CPU's library keeps most of a megabyte for every shape of a product in bfloat16 that it has met."""
+    """For each product in bfloat16 a CPU's library keeps most of a megabyte for every shape that it has met."""
     config = replace(tiny_config(), grounding=GroundingConfig(ratio=0.5, passes=passes))
     batch, found, numbers = random_batch(config, 3), [], []
     objective = Objective(config)

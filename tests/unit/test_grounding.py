@@ -192,6 +192,16 @@ def test_a_network_with_an_encoder_of_its_own_is_asked_for_it_in_both_passes():
     torch.testing.assert_close(loss, objective.grounding(objective.model, batch)[0])
 
 
+def test_a_network_may_give_less_than_it_looked_at():
+    class Brief(LAVT):
+        def forward(self, *inputs):
+            return {name: value for name, value in super().forward(*inputs).items() if name != "seen"}
+
+    objective, batch = two_passes(tiny_config()), make_batch(4)
+    objective.model.__class__ = Brief
+    torch.testing.assert_close(objective(batch)[0]["grounding"], objective.grounding(objective.model, batch)[0])
+
+
 @pytest.mark.parametrize("num_layers", [1, 3])
 def test_the_last_layer_at_hidden_words_alone_gives_what_the_whole_predictor_gives(num_layers):
     _, grounding = build(num_layers=num_layers)
