@@ -236,9 +236,8 @@ def value(file: str, row: str) -> str:
         value, low, high = table[[row, f"{row}_low", f"{row}_high"]].iloc[0]
         return f"{value:.4g} [{low:.4g}, {high:.4g}] (1 seed)"
     if row == "minutes":
-        table = table[
-            table["hardware"].str.contains(", 2 threads(?:, (?:no )?bfloat16)?$")
-        ]  # others ran beside other work
+        alone = table["hardware"].str.contains(", 2 threads(?:, (?:no )?bfloat16)?$")
+        table = table[alone]  # others ran beside other work
     if row in table and not table[row].notna().any():
         return "not measured"
     if row in table:

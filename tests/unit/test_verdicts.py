@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ASSETS
+from matplotlib.collections import LineCollection
 from scipy import stats
 from test_plots import pixels
 
@@ -399,7 +400,11 @@ def test_the_forest_shows_early_verdicts_and_differences_without_spread():
     effects = verdicts.effect_table(made_up(study(), {"a": 0.3}, num_seeds=3), num_draws=100).iloc[:1]
     assert [text.get_text() for text in effect_forest(effects, "toy").axes[0].texts] == ["helps so far (3 of 5 seeds)"]
     equal = effects.assign(seed_low=np.nan, seed_high=np.nan, detectable=np.nan, verdict="no claim")
-    assert pixels(effect_forest(equal, "toy")).std() > 0
+    axis = effect_forest(equal, "toy").axes[0]
+    middles = [line.get_xdata()[0] for line in axis.lines if line.get_marker() in ("o", "s")]
+    assert middles == pytest.approx([effects["difference"].iloc[0]] * 2)
+    whiskers = [len(one.get_segments()[0]) > 1 for one in axis.collections if isinstance(one, LineCollection)]
+    assert whiskers == [False, True], "over images alone"
 
 
 def test_an_interval_beside_which_nothing_could_be_seen_is_cut_and_says_so():
