@@ -3,22 +3,23 @@
 import itertools
 import math
 
+import numba
 import pytest
 import torch
 from torch.nn import functional as F
 
-from magnet.models import scale_reading
 from magnet.models.pixel_decoder import DeformableAttention, PixelDecoder, pixel_centres
 from magnet.models.positions import sine_position
 from magnet.models.query_decoder import QueryDecoder, blocked_pixels
-from magnet.models.scale_reading import by_grid, by_rows, read_scales
+from magnet.models.scale_loops import _compiled, by_loops
+from magnet.models.scale_reading import by_grid, read_scales
 
 SIZES = [(2, 3), (4, 5), (7, 9)]
 NUM_TOKENS = sum(height * width for height, width in SIZES)
 HEADS, DEPTH, POINTS = 2, 4, 3
 
 
-def by_loops(value, sizes, position, weights):
+def one_by_one(value, sizes, position, weights):
     """The same reading, one number after another: the four pixels around a point, those outside are zero."""
     rows = []
     for b, q, head in itertools.product(*map(range, position.shape[:3])):
@@ -45,19 +46,17 @@ def readings():
     return torch.randn(2, NUM_TOKENS, HEADS, DEPTH), position, weights
 
 
-@pytest.mark.parametrize("way", [by_grid, by_rows])
-def test_reading_scales_by_loops(readings, monkeypatch, way):
-    expected = by_loops(readings[0], SIZES, *readings[1:])
-    for at_a_time in (512, 4):  # all 11 queries, or in three parts
-        monkeypatch.setattr(scale_reading, "_QUERIES_AT_A_TIME", at_a_time)
-        value, position, weights = readings
-        torch.testing.assert_close(way(value, SIZES, position, weights), expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("way", [by_grid, by_loops])
+def test_reading_scales_one_by_one(readings, way):
+    value, position, weights = readings
+    expected = one_by_one(value, SIZES, position, weights)
+    torch.testing.assert_close(way(value, SIZES, position, weights), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", [by_grid, by_rows])
-def test_gradients_of_reading_by_loops(readings, way):
+@pytest.mark.parametrize("way", [by_grid, by_loops])
+def test_gradients_of_reading_one_by_one(readings, way):
     direction, gradients = torch.randn(2, 11, HEADS, DEPTH), []
-    for function in (way, by_loops):
+    for function in (way, one_by_one):
         value, position, weights = (t.clone().requires_grad_() for t in readings)
         (function(value, SIZES, position, weights) * direction).sum().backward()
         gradients.append([value.grad, weights.grad, position.grad[:, 4:]])  # on a pixel there are two slopes
@@ -70,6 +69,25 @@ def test_positions_that_are_no_numbers_give_none(readings):
     position[1, 5, 0, 1, 2, 0] = torch.nan
     read = read_scales(value, SIZES, position, weights)
     assert read[1, 5, 0].isnan().all() and read.isnan().any(-1).sum() == 1
+
+
+@pytest.mark.parametrize("threads", [1, 3, 7])  # two images of two heads: uneven shares, threads without any
+def test_any_number_of_threads_reads_the_same(readings, monkeypatch, threads):
+    results = []
+    for count in (2, threads):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        leaves = [t.clone().requires_grad_() for t in readings]
+        read = by_loops(leaves[0], SIZES, *leaves[1:])
+        results.append([read, *torch.autograd.grad(read.square().sum(), leaves)])
+    assert all(map(torch.equal, *results))
+
+
+def test_loops_compile_where_there_is_no_folder_to_keep_them_in():
+    namespace = {}
+    exec("def twice(x): return 2 * x", namespace)  # of no file, so Numba knows no folder for it
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(namespace["twice"])
+    assert _compiled(namespace["twice"])(21) == 42
 
 
 @torch.no_grad()
