@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+Sizes = list[tuple[int, int]]  # (H_i, W_i) of every scale, in the order of the tokens
 _BORDER = 3
 _ZERO, _ONE = np.float32(0), np.float32(1)  # beside numbers of Python's the compiled arithmetic would be in float64
 
 
-def by_loops(value: Tensor, sizes: list[tuple[int, int]], position: Tensor, weights: Tensor) -> Tensor:
+def by_loops(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) -> Tensor:
     """`read_scales` of float32 on a CPU."""
     parts = zip(value.split([height * width for height, width in sizes], dim=1), sizes)
     maps = [F.pad(part.transpose(1, 2).unflatten(2, size), (0, 0, 1, 2, 1, 2)).flatten(2, 3) for part, size in parts]
@@ -27,7 +28,7 @@ def by_loops(value: Tensor, sizes: list[tuple[int, int]], position: Tensor, weig
     return _Reading.apply(torch.cat(maps, dim=2), points, position.flatten(3, 4), weights.flatten(3))
 
 
-def _points(sizes: list[tuple[int, int]], per_scale: int) -> np.ndarray:
+def _points(sizes: Sizes, per_scale: int) -> np.ndarray:
     """(P,3) int32: of each point that a query reads where its map begins among all, the map's rows and columns."""
     areas = [(height + _BORDER) * (width + _BORDER) for height, width in sizes]
     begins = np.cumsum([0, *areas[:-1]])
@@ -42,7 +43,7 @@ class _Reading(torch.autograd.Function):
         given = maps, position.contiguous(), weights.contiguous()
         ctx.points = points
         ctx.save_for_backward(*given)
-        read = weights.new_zeros(*weights.shape[:3], maps.shape[3])
+        read = weights.new_empty(*weights.shape[:3], maps.shape[3])
         _share_out(_read, points, *given, read)
         return read
 
@@ -50,7 +51,7 @@ class _Reading(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
         given = ctx.saved_tensors
-        of_maps, of_position, of_weights = map(torch.zeros_like, given)
+        of_maps, of_position, of_weights = torch.zeros_like(given[0]), *map(torch.empty_like, given[1:])
         _share_out(_read_back, ctx.points, *given, gradient.contiguous(), of_maps, of_position, of_weights)
         return of_maps, None, of_position, of_weights
 
@@ -97,6 +98,7 @@ def _read(first, last, points, maps, position, weights, read):
     for unit in range(first, last):
         b, h = np.uint64(unit // num_heads), np.uint64(unit % num_heads)
         for q in range(num_queries):
+            read[b, q, h] = 0
             for p in range(num_points):
                 i, j, k, m, right, down = _corners(points[p], position[b, q, h, p])
                 upper, lower = weights[b, q, h, p] * (_ONE - down), weights[b, q, h, p] * down
@@ -124,10 +126,9 @@ def _read_back(first, last, points, maps, position, weights, gradient, of_maps, 
                 upper, lower = at_i + right * (at_j - at_i), at_k + right * (at_m - at_k)
                 weight, (x, y) = weights[b, q, h, p], position[b, q, h, p]
                 of_weights[b, q, h, p] = upper + down * (lower - upper)
-                if x >= -_ONE:  # farther out the border goes on
-                    of_position[b, q, h, p, 0] = weight * ((at_j - at_i) * (_ONE - down) + (at_m - at_k) * down)
-                if y >= -_ONE:
-                    of_position[b, q, h, p, 1] = weight * (lower - upper)
+                along = (at_j - at_i) * (_ONE - down) + (at_m - at_k) * down
+                of_position[b, q, h, p, 0] = weight * along if x >= -_ONE else _ZERO  # farther out the border goes on
+                of_position[b, q, h, p, 1] = weight * (lower - upper) if y >= -_ONE else _ZERO
                 upper, lower = weight * (_ONE - down), weight * down
                 for pixel, share in (
                     (i, upper * (_ONE - right)), (j, upper * right), (k, lower * (_ONE - right)), (m, lower * right)

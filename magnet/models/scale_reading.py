@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from magnet.models.scale_loops import by_loops
-
-Sizes = list[tuple[int, int]]  # (H_i, W_i) of every scale, in the order of the tokens
+from magnet.models.scale_loops import Sizes, by_loops
 
 
 def read_scales(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) -> Tensor:
