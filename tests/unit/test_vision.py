@@ -109,9 +109,17 @@ def test_mask_of_shifted_windows_by_hand():
     """One window of 2x2 shifted by 1 on a 2x2 map: every position came from another region, so each sees itself."""
     mask = shifted_window_mask(2, 2, (2, 2), (1, 1), torch.device("cpu"))
     assert mask.shape == (1, 4, 4)
-    assert torch.equal(mask[0], -100 * (1 - torch.eye(4)))
+    apart = torch.tensor([[0.0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]])
+    assert torch.equal(mask[0], torch.where(apart == 1, -torch.inf, 0.0))
     mask = shifted_window_mask(4, 2, (2, 2), (1, 1), torch.device("cpu"))  # the upper window did not wrap downwards
-    assert torch.equal(mask[0], -100 * torch.tensor([[0.0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]]))
+    apart = torch.tensor([[0.0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]])
+    assert torch.equal(mask[0], torch.where(apart == 1, -torch.inf, 0.0))
+
+
+def test_no_attention_across_the_mask_is_a_number_too_small_to_be_calculated_with_quickly():
+    mask = shifted_window_mask(8, 8, (4, 4), (2, 2), torch.device("cpu"))
+    attention = (torch.randn(mask.shape) + mask).softmax(-1)
+    assert attention[mask == 0].min() > 1e-6 and not attention[mask < 0].any()
 
 
 def test_mask_made_without_gradients_serves_training():
