@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from measured import parser, report
@@ -42,6 +44,17 @@ magnet.fit(replace(
     optim=replace(config.optim, num_steps=steps, val_every=steps, val_expressions=8),
 ), progress=False)
 """
+
+
+@contextmanager
+def two_trees(commit: str) -> Iterator[dict[str, Path]]:
+    """The repository at that commit, "before", and as it is, "after"."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "worktree", "add", "--quiet", folder, commit], check=True, cwd=ROOT)
+        try:
+            yield {"before": Path(folder), "after": ROOT}
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", folder], check=True, cwd=ROOT)
 
 
 def settings(tree: Path, recipe: str) -> str:
@@ -79,16 +92,11 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--same-settings", action="store_true", help="both train the earlier commit's recipe")
     options = options.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["git", "worktree", "add", "--quiet", folder, options.before], check=True, cwd=ROOT)
-        try:
-            trees = {"before": Path(folder), "after": ROOT}
-            configs = {name: settings(tree, options.recipe) for name, tree in trees.items()}
-            if options.same_settings:
-                configs["after"] = configs["before"]
-            speeds, difference = measure(trees, configs, options.rounds)
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", folder], check=True, cwd=ROOT)
+    with two_trees(options.before) as trees:
+        configs = {name: settings(tree, options.recipe) for name, tree in trees.items()}
+        if options.same_settings:
+            configs["after"] = configs["before"]
+        speeds, difference = measure(trees, configs, options.rounds)
     rows = [
         (f"{options.recipe} {name} ({options.before if name == 'before' else 'now'}), {what}", f(values), "sentences/s")
         for name in trees

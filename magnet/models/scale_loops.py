@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 Sizes = list[tuple[int, int]]  # (H_i, W_i) of every scale, in the order of the tokens
 _BORDER = 3
+_PER_THREAD = 2**17  # positions: with fewer, waiting for a core that torch's own threads still hold takes longer
 _ZERO, _ONE = np.float32(0), np.float32(1)  # beside numbers of Python's the compiled arithmetic would be in float64
 
 
@@ -56,11 +57,12 @@ class _Reading(torch.autograd.Function):
         return of_maps, None, of_position, of_weights
 
 
-def _share_out(loops: Callable, points: np.ndarray, *tensors: Tensor) -> None:
+def _share_out(loops: Callable, points: np.ndarray, maps: Tensor, position: Tensor, weights: Tensor, *others) -> None:
     """Every thread takes some heads of some images: no two ever add to the same map."""
-    arrays = [tensor.detach().numpy() for tensor in tensors]
-    (images, heads), threads = tensors[0].shape[:2], torch.get_num_threads()
-    ends = [images * heads * thread // threads for thread in range(threads + 1)]
+    arrays = [tensor.detach().numpy() for tensor in (maps, position, weights, *others)]
+    units = maps.shape[0] * maps.shape[1]
+    threads = max(1, min(torch.get_num_threads(), weights.numel() // _PER_THREAD))
+    ends = [units * thread // threads for thread in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda first, last: loops(first, last, points, *arrays), ends, ends[1:]))
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from magnet.models import scale_loops
 from magnet.models.pixel_decoder import DeformableAttention, PixelDecoder, pixel_centres
 from magnet.models.positions import sine_position
 from magnet.models.query_decoder import QueryDecoder, blocked_pixels
@@ -73,6 +74,7 @@ def test_positions_that_are_no_numbers_give_none(readings):
 
 @pytest.mark.parametrize("threads", [1, 3, 7])  # two images of two heads: uneven shares, threads without any
 def test_any_number_of_threads_reads_the_same(readings, monkeypatch, threads):
+    monkeypatch.setattr(scale_loops, "_PER_THREAD", 1)
     results = []
     for count in (2, threads):
         monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
