@@ -2,8 +2,9 @@
 
 python benchmarks/full_size_before.py --before 2ca84c4 --output results/tables/full_size_before.csv      (12 minutes)
 
-Both in float32, every measurement in a process of its own, as `full_size.py` has them: a forward pass of one picture,
-and a training step of two with Mask Grounding in one pass. Medians of the rounds, and of the rounds' ratios.
+Both in float32: a forward pass of one picture, and a training step of two with Mask Grounding in one pass. Every
+measurement is a process of its own, and the median of several in it, as its first ones are slow; such processes take
+turns. Medians of the turns, and of their ratios.
 """
 
 import statistics
@@ -14,7 +15,7 @@ from pathlib import Path
 from before_after import two_trees
 from measured import parser, report
 
-WORKS = {  # how `fresh.Work` names them; the medians of so many, as the first ones of a process are slow
+WORKS = {  # as `fresh.Work` names them
     "forward pass of 1": {"work": "forward", "rounds": 15},
     "training step of 2, one pass": {"work": "step", "batch_size": 2, "passes": 1, "rounds": 5},
 }
@@ -28,13 +29,23 @@ print(measure(Work(recipe="{recipe}", **{work}))["seconds"])
 
 def seconds(tree: Path, recipe: str, work: dict) -> float:
     command = [sys.executable, "-c", CODE.format(recipe=recipe, work=work)]
-    said = subprocess.run(command, check=True, cwd=tree, capture_output=True, text=True).stdout
+    said = subprocess.run(command, check=True, cwd=tree, stdout=subprocess.PIPE, text=True).stdout
     return float(said.split()[-1])
+
+
+def compared(what: str, rounds: list[dict[str, float]], commit: str) -> list[tuple[str, float, str]]:
+    """`rounds`: seconds "before" and "after", a row a round."""
+    rows = [
+        (f"{what}, {name} ({commit if name == 'before' else 'now'})", statistics.median(r[name] for r in rounds), "s")
+        for name in ("before", "after")
+    ]
+    ratio = statistics.median(one["before"] / one["after"] for one in rounds)
+    return [*rows, (f"{what}: before over after", ratio, "times")]
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--before", required=True, help="a commit")
+    options.add_argument("--before", required=True, help="a commit that has benchmarks/fresh.py")
     options.add_argument("--recipe", default="magnet_base")
     options.add_argument("--rounds", type=int, default=3)
     options, rows = options.parse_args(), []
@@ -44,11 +55,7 @@ def main() -> None:
                 {name: seconds(tree, options.recipe, work) for name, tree in trees.items()}
                 for _ in range(options.rounds)
             ]
-            for name in trees:
-                commit = options.before if name == "before" else "now"
-                rows.append((f"{what}, {name} ({commit})", statistics.median(one[name] for one in rounds), "s"))
-            ratio = statistics.median(one["before"] / one["after"] for one in rounds)
-            rows.append((f"{what}: before over after", ratio, "times"))
+            rows += compared(what, rounds, options.before)
     report(rows, options.output)
 
 

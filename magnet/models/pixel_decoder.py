@@ -93,8 +93,8 @@ class DeformableAttention(nn.Module):
         weights = self.weights(query).float().unflatten(-1, (self.shape[0], -1)).softmax(-1)
         extent = offsets.new_tensor([(width, height) for height, width in sizes])[:, None]  # (scales,1,2)
         centres = pixel_centres(sizes, query.device)[:, None, None, None] * extent - 0.5  # (N,1,scales,1,2)
-        every = centres.repeat(1, 1, 1, self.shape[2], 1)  # points too, as long rows are what a CPU adds quickly
-        return every + offsets, weights.unflatten(-1, self.shape[1:])
+        centres = centres.repeat(1, 1, 1, self.shape[2], 1)  # for every point: a CPU adds long rows faster
+        return centres + offsets, weights.unflatten(-1, self.shape[1:])
 
     def forward(self, query: Tensor, value: Tensor, sizes: Sizes) -> Tensor:
         value = self.value(value).unflatten(-1, (self.shape[0], -1))  # (B,N,heads,d)

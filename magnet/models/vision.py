@@ -134,16 +134,17 @@ def _pad(x: Tensor, amounts: tuple[int, ...]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def shifted_window_mask(height: int, width: int, window: tuple, shift: tuple, device: torch.device) -> Tensor:
-    """(num_windows, window area, window area) float32: -inf between positions that rolling made neighbours, else 0.
+    """(num_windows, window area, window area) float32: far below 0 between positions that rolling made neighbours,
+    else 0.
 
-    The released networks have -100, after which about 1e-44 is left: nothing to the sums of float32, but a number that
-    processors calculate with ten times as slowly.
+    The released networks have -100, after which softmax leaves about 1e-44: nothing to the sums, but a number that
+    CPUs multiply ten times as slowly. So there it is -inf; a GPU's fused attention was not tried with that.
     """
     with torch.inference_mode(False):  # the cached tensor must serve training, too
         rows, columns = (_region(size, w, s, device) for size, w, s in zip((height, width), window, shift))
         regions = window_partition((3 * rows[:, None] + columns)[None, :, :, None], window).flatten(1)
         apart = regions[:, None, :] != regions[:, :, None]
-        return torch.zeros(apart.shape, device=device).masked_fill_(apart, -torch.inf)
+        return torch.zeros(apart.shape, device=device).masked_fill_(apart, -torch.inf if device.type == "cpu" else -100)
 
 
 def _region(size: int, window: int, shift: int, device: torch.device) -> Tensor:

@@ -125,6 +125,8 @@ def _place(event: FunctionEvent, forwards: dict[int, FunctionEvent]) -> tuple[st
 
 @lru_cache(maxsize=4096)
 def _kind(name: str) -> str:
+    if name.startswith("_Reading"):  # `scale_loops`, compiled by Numba
+        return "sampling"
     space, _, operator = name.rpartition("::")
     if space not in ("aten", "mkldnn", "torchvision", "quantized"):
         return OUTSIDE

@@ -1,7 +1,9 @@
-"""Pixel and query decoder: deformable attention against loops, the query decoder against its layers by hand."""
+"""Pixel and query decoder: deformable attention number by number, the query decoder against its layers by hand."""
 
 import itertools
 import math
+import subprocess
+import sys
 
 import numba
 import pytest
@@ -64,15 +66,91 @@ def test_gradients_of_reading_one_by_one(readings, way):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
-def test_positions_that_are_no_numbers_give_none(readings):
-    """And no error of a table: who asked for a mask is told that its logits are not finite."""
+@pytest.mark.parametrize("way", [by_grid, by_loops])
+def test_positions_that_are_no_numbers_give_none(readings, way):
+    """So who asked for a mask is told that its logits are not finite."""
     value, position, weights = readings
     position[1, 5, 0, 1, 2, 0] = torch.nan
-    read = read_scales(value, SIZES, position, weights)
+    read = way(value, SIZES, position, weights)
     assert read[1, 5, 0].isnan().all() and read.isnan().any(-1).sum() == 1
 
 
-@pytest.mark.parametrize("threads", [1, 3, 7])  # two images of two heads: uneven shares, threads without any
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e30, -1e30])
+def test_the_way_back_from_any_position_stays_within_its_arrays(readings, number):
+    value, position, weights = readings
+    position[1, 5, 0, 1, 2, 0] = number
+    leaves = [t.clone().requires_grad_() for t in (value, position, weights)]
+    gradients = torch.autograd.grad(by_loops(leaves[0], SIZES, *leaves[1:]).sum(), leaves)
+    if math.isnan(number):  # its four pixels share the top left corner of the border, where one is of the map
+        assert gradients[0].isnan().sum() <= DEPTH and gradients[2].isnan().sum() == 1
+    else:
+        expected = [t.clone().requires_grad_() for t in (value, position.clamp(-1e6, 1e6), weights)]
+        there = torch.autograd.grad(by_grid(expected[0], SIZES, *expected[1:]).sum(), expected)
+        torch.testing.assert_close(gradients[0], there[0], rtol=1e-4, atol=1e-4)
+        assert gradients[1][1, 5, 0, 1, 2].tolist() == [0, 0] and gradients[2][1, 5, 0, 1, 2] == 0
+
+
+@pytest.mark.parametrize(
+    ("x", "slope"),
+    [(-1.001, 0), (-1.0, 5), (-0.5, 5), (0.0, -5), (0.5, -5), (1.0, 0), (1e30, 0), (-math.inf, 0), (math.inf, 0)],
+)
+def test_slopes_along_a_map_of_one_pixel_by_hand(x, slope):
+    """From the border's zero up to the pixel's 5 at 0, and down to zero at 1; on a bend, the slope to its right."""
+    position = torch.tensor([x, 0.0]).view(1, 1, 1, 1, 1, 2).requires_grad_()
+    read = by_loops(torch.full((1, 1, 1, 1), 5.0), [(1, 1)], position, torch.ones(1, 1, 1, 1, 1))
+    assert read.item() == pytest.approx(max(0, 5 - 5 * abs(x)), abs=1e-6)
+    read.backward()
+    assert position.grad[..., 0].item() == slope
+
+
+def test_shapes_that_do_not_go_together_are_no_reading(readings):
+    """The loops ask nothing: they would read, and on the way back write, outside."""
+    value, position, weights = readings
+    wrong = [
+        (value[:1], SIZES, position, weights), (value[:, :-1], SIZES, position, weights),
+        (value[:, :, :1], SIZES, position, weights), (value[:, :6], SIZES[:1], position, weights),
+        (value, SIZES, position[:, :-1], weights), (value, SIZES, position, weights[..., :2]),
+    ]  # fmt: skip
+    for given in wrong:
+        with pytest.raises(ValueError, match="do not go together"):
+            by_loops(*given)
+
+
+def test_reading_what_lies_strewn_in_memory_for_some_gradients_alone(readings):
+    value, position, weights = (t.transpose(0, 1).contiguous().transpose(0, 1) for t in readings)
+    position, expected = position[:1].expand(2, *position.shape[1:]), []
+    for way in (by_loops, by_grid):
+        leaf = value.clone(memory_format=torch.preserve_format).requires_grad_()
+        read = way(leaf, SIZES, position, weights)
+        expected.append((read, *torch.autograd.grad(read[..., ::2].sum(), [leaf])))
+    torch.testing.assert_close(*expected, rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_asked_is_nothing_read():
+    value = torch.randn(2, NUM_TOKENS, HEADS, DEPTH, requires_grad=True)
+    shape = (2, 0, HEADS, len(SIZES), POINTS)
+    read = by_loops(value, SIZES, torch.zeros(*shape, 2), torch.zeros(shape))
+    assert read.shape == (2, 0, HEADS, DEPTH)
+    read.sum().backward()
+    assert not value.grad.any()
+
+
+def test_compiled_by_torch_the_layer_computes_the_same():
+    torch.manual_seed(0)
+    sizes = [(2, 3), (4, 5), (25, 25)]  # many queries
+    module, tokens = DeformableAttention(HEADS * DEPTH, HEADS, len(sizes), POINTS), torch.randn(1, 651, HEADS * DEPTH)
+    torch.nn.init.normal_(module.offsets.bias)  # at first all points lie on pixels, where there are two slopes
+    results = []
+    for layer in (module, torch.compile(module, backend="aot_eager")):
+        leaf = tokens.clone().requires_grad_()
+        read = layer(leaf, leaf, sizes)
+        results.append([read, *torch.autograd.grad(read.square().sum(), [leaf, *module.parameters()])])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "threads", [1, 3, 7]
+)  # two images of two heads: uneven shares, more threads than there is to share
 def test_any_number_of_threads_reads_the_same(readings, monkeypatch, threads):
     monkeypatch.setattr(scale_loops, "_PER_THREAD", 1)
     results = []
@@ -82,6 +160,18 @@ def test_any_number_of_threads_reads_the_same(readings, monkeypatch, threads):
         read = by_loops(leaves[0], SIZES, *leaves[1:])
         results.append([read, *torch.autograd.grad(read.square().sum(), leaves)])
     assert all(map(torch.equal, *results))
+
+
+def test_loops_are_for_many_queries_and_few_bring_no_compiler(readings, monkeypatch):
+    value, position, weights = readings
+    monkeypatch.setattr(scale_loops, "by_loops", lambda *given: "loops")
+    many = position[:, :1].expand(-1, 513, *position.shape[2:]), weights[:, :1].expand(-1, 513, *weights.shape[2:])
+    assert read_scales(value, SIZES, *many) == "loops"
+    few = read_scales(value, SIZES, position, weights)
+    torch.testing.assert_close(few, by_grid(value, SIZES, position, weights))
+    code = "import sys, magnet.models.pixel_decoder; print('numba' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said.split() == ["False"]
 
 
 def test_loops_compile_where_there_is_no_folder_to_keep_them_in():
