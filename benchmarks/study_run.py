@@ -5,9 +5,8 @@ python benchmarks/study_run.py --variant grounding_cam_alignment --output result
 python benchmarks/study_run.py --variant coupalign_grounding --output results/tables/study_run_coupalign.csv
 
 Up to a quarter of an hour each, with nothing beside it; faster where the hardware multiplies bfloat16: the files with
-float32 in their names are of a machine that does not (study_run_float32.csv of both in one process). The vision
-backbone, which all runs of all studies share, has learnt its names before. One variant a process, as what a process
-keeps of the first would count for the second.
+float32 in their names are of a machine that does not. The vision backbone, which all runs of all studies share, has
+learnt its names before. One variant a process, as what a process keeps of the first would count for the second.
 """
 
 import time
