@@ -7,7 +7,7 @@ All keep the memory that they free, but for two rows: those of processes of thei
 Shares are of the machine's own matrix product in the same precision, measured in the same round; recomputation does not
 count. Training is a step with Mask Grounding, without dropout's or the data's work; its memory is that of a process
 that does nothing else. Where the hardware multiplies bfloat16 natively, there are rows of it, too;
-what it does to masks is measured by full_size_masks.py.
+what it does to masks is measured by full_size_masks.py. full_size_float32.csv is of a machine that does not.
 """
 
 import statistics

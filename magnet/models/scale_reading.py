@@ -24,7 +24,7 @@ def read_scales(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) 
 
 
 def _by_loops(*given) -> Tensor:
-    """Imported where it is used: it brings a compiler, whose 0.1 GB in each process few queries are not worth."""
+    """Imported where it is used: it brings a compiler, whose memory in each process few queries are not worth."""
     from magnet.models.scale_loops import by_loops
 
     return by_loops(*given)

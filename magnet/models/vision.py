@@ -138,7 +138,7 @@ def shifted_window_mask(height: int, width: int, window: tuple, shift: tuple, de
     else 0.
 
     The released networks have -100, after which softmax leaves about 1e-44: nothing to the sums, but a number that
-    CPUs multiply ten times as slowly. So there it is -inf; a GPU's fused attention was not tried with that.
+    CPUs multiply far more slowly. So there it is -inf; a GPU's fused attention was not tried with that.
     """
     with torch.inference_mode(False):  # the cached tensor must serve training, too
         rows, columns = (_region(size, w, s, device) for size, w, s in zip((height, width), window, shift))

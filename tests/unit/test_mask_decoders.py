@@ -148,10 +148,9 @@ def test_compiled_by_torch_the_layer_computes_the_same():
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "threads", [1, 3, 7]
-)  # two images of two heads: uneven shares, more threads than there is to share
+@pytest.mark.parametrize("threads", [1, 3, 7])
 def test_any_number_of_threads_reads_the_same(readings, monkeypatch, threads):
+    """Two images of two heads: shares that are uneven, and more threads than there is to share."""
     monkeypatch.setattr(scale_loops, "_PER_THREAD", 1)
     results = []
     for count in (2, threads):
