@@ -21,7 +21,7 @@ from fresh import Work, in_process
 from measured import parser, report
 
 import magnet
-from magnet.models import pixel_decoder, scale_reading, vision
+from magnet.models import pixel_decoder, scale_reading, window_attention
 from magnet.optimizer import has_bfloat16
 from magnet.workbench import machine
 from magnet.workbench.benchmark import Stepper, inference_gflop
@@ -35,7 +35,8 @@ Row = tuple[str, float, str]
 def plain() -> Iterator[None]:
     """The network without what was made faster."""
     by_grid = mock.patch.object(pixel_decoder, "read_scales", scale_reading.by_grid)
-    with by_grid, mock.patch.object(vision, "_fused_is_faster", lambda x: False):
+    plainly = mock.patch.object(window_attention, "attend", window_attention.attend_plainly)
+    with by_grid, plainly:
         yield
 
 

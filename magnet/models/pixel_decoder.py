@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from operator import call
 
 import torch
@@ -37,7 +38,7 @@ class PixelDecoder(nn.Module):
         sizes = [tuple(x.shape[-2:]) for x in maps]
         tokens = torch.cat([to_tokens(x) for x in maps], dim=1)  # (B,N,width), N over all scales
         sines = [to_tokens(sine_position(x)) for x in maps]
-        position = torch.cat([sine + row for sine, row in zip(sines, self.scale_embedding)], dim=1)
+        position = torch.cat([sine + row for sine, row in zip(sines, self.scale_embedding)], dim=1).to(tokens.dtype)
         for layer in self.layers:
             tokens = run(layer, tokens, position, sizes)
         lengths = [height * width for height, width in sizes]
@@ -91,9 +92,7 @@ class DeformableAttention(nn.Module):
         """Where each query (B,N,D) reads, as `read_scales` takes it, and with what weights, which sum to 1 a head."""
         offsets = self.offsets(query).float().unflatten(-1, (*self.shape, 2))  # (B,N,heads,scales,points,2)
         weights = self.weights(query).float().unflatten(-1, (self.shape[0], -1)).softmax(-1)
-        extent = offsets.new_tensor([(width, height) for height, width in sizes])[:, None]  # (scales,1,2)
-        centres = pixel_centres(sizes, query.device)[:, None, None, None] * extent - 0.5  # (N,1,scales,1,2)
-        centres = centres.repeat(1, 1, 1, self.shape[2], 1)  # for every point: a CPU adds long rows faster
+        centres = own_places(tuple(sizes), self.shape[2], query.device)
         return centres + offsets, weights.unflatten(-1, self.shape[1:])
 
     def forward(self, query: Tensor, value: Tensor, sizes: Sizes) -> Tensor:
@@ -105,6 +104,16 @@ def _num_groups(width: int) -> int:
     """32 as released; in a narrow decoder fewer, so that a group has four channels or more: a norm of each channel
     over all positions takes out whatever the sentence says to all of them alike (our choice)."""
     return math.gcd(32, width // 4)
+
+
+@lru_cache(maxsize=16)
+def own_places(sizes: tuple[tuple[int, int], ...], points: int, device: torch.device) -> Tensor:
+    """(N,1,scales,points,2): where each pixel of every scale lies in every scale, as `read_scales` counts; the same
+    for all points, as a CPU adds long rows faster."""
+    with torch.inference_mode(False):  # what is kept must serve training, too
+        extent = torch.tensor([(width, height) for height, width in sizes], device=device)[:, None]  # (scales,1,2)
+        places = pixel_centres(sizes, device)[:, None, None, None] * extent - 0.5
+        return places.repeat(1, 1, 1, points, 1)
 
 
 def pixel_centres(sizes: Sizes, device: torch.device) -> Tensor:

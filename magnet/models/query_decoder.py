@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from magnet.models.attention import to_tokens
+from magnet.models.attention import to_map, to_tokens
 from magnet.models.mask_detail import add_detail
 from magnet.models.positions import sine_position
 
@@ -53,7 +53,8 @@ class QueryDecoder(nn.Module):
     def predict(self, query: Tensor, mask_features: Tensor, detail: Tensor | None = None) -> Tensor:
         """Query (B,1,width) -> mask logits (B,h,w): its embedding's dot product with every pixel's features."""
         query = self.norm(query)
-        logits = torch.einsum("bqc,bchw->bhw", self.mask_embedding(query), mask_features)
+        embedding = self.mask_embedding(query).transpose(1, 2)  # (B,width,1)
+        logits = to_map(to_tokens(mask_features) @ embedding, mask_features.shape[-2:])[:, 0]
         return logits if detail is None else add_detail(logits, self.detail_embedding(query), detail)
 
 

@@ -5,19 +5,19 @@ rolling; timm rolls before it pads, which is another function wherever a map is 
 """
 
 import sys
-from functools import lru_cache
 from pathlib import Path
 
 import timm
 import torch
 from huggingface_hub import hf_hub_download
 from timm.models import FeatureListNet, load_state_dict, model_entrypoint
-from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magnet.config import VisionConfig
 from magnet.models.weights import differences
+from magnet.models.window_attention import PadThenRollBlock
 
 _ANY_IMAGE_SIZE = {  # module of timm -> what lets its networks take images of any size
     "timm.models.swin_transformer": {"strict_img_size": False, "always_partition": True},
@@ -42,7 +42,7 @@ class VisionBackbone(nn.Module):
             _load_pretrained(self.body, config)
         for block in self.body.modules():
             if pad_then_roll and type(block) is SwinTransformerBlock:
-                block.__class__ = _PadThenRollBlock  # same weights and settings, another order of steps
+                block.__class__ = PadThenRollBlock  # same weights and settings, another order of steps
         self.channels: list[int] = self.body.feature_info.channels()
         self.strides: list[int] = self.body.feature_info.reduction()
         self.num_stages = len(self.channels)
@@ -103,54 +103,9 @@ def _split_into_steps(body: FeatureListNet) -> list[list[str]]:
     return [names[: starts[0]], *(names[start:end] for start, end in zip(starts, ends))]
 
 
-def _fused_is_faster(x: Tensor) -> bool:
-    """A CPU's fused attention gives the position bias no gradient: where one is asked for, the library goes another
-    way, slower than the plain one."""
-    return x.is_cuda or not torch.is_grad_enabled()
-
-
-class _PadThenRollBlock(SwinTransformerBlock):
-    """timm's Swin block in the order of the released networks: pad, roll, attend, roll back, crop."""
-
-    def _attn(self, x: Tensor) -> Tensor:  # (B,H,W,C)
-        (height, width), window, (down, right) = x.shape[1:3], self.window_size, self.shift_size
-        x = _pad(x, (0, 0, 0, -width % window[1], 0, -height % window[0]))
-        rolled = torch.roll(x, (-down, -right), dims=(1, 2)) if down or right else x
-        self.attn.fused_attn = _fused_is_faster(x)
-        windows = self.attn(window_partition(rolled, window).flatten(1, 2), self.get_attn_mask(x))
-        rolled = window_reverse(windows.unflatten(1, window), window, *x.shape[1:3])
-        x = torch.roll(rolled, (down, right), dims=(1, 2)) if down or right else rolled
-        return x[:, :height, :width]
-
-    def get_attn_mask(self, x: Tensor) -> Tensor | None:
-        window, shift = self.window_size, self.shift_size
-        return shifted_window_mask(*x.shape[1:3], window, shift, x.device) if any(shift) else None
-
-
 def _pad(x: Tensor, amounts: tuple[int, ...]) -> Tensor:
     """With zeros, as `F.pad`, which copies where there is nothing to add, too."""
     return F.pad(x, amounts) if any(amounts) else x
-
-
-@lru_cache(maxsize=64)
-def shifted_window_mask(height: int, width: int, window: tuple, shift: tuple, device: torch.device) -> Tensor:
-    """(num_windows, window area, window area) float32: far below 0 between positions that rolling made neighbours,
-    else 0.
-
-    The released networks have -100, after which softmax leaves about 1e-44: nothing to the sums, but a number that
-    CPUs multiply far more slowly. So there it is -inf; a GPU's fused attention was not tried with that.
-    """
-    with torch.inference_mode(False):  # the cached tensor must serve training, too
-        rows, columns = (_region(size, w, s, device) for size, w, s in zip((height, width), window, shift))
-        regions = window_partition((3 * rows[:, None] + columns)[None, :, :, None], window).flatten(1)
-        apart = regions[:, None, :] != regions[:, :, None]
-        return torch.zeros(apart.shape, device=device).masked_fill_(apart, -torch.inf if device.type == "cpu" else -100)
-
-
-def _region(size: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """(size,) 0, 1 or 2: before the last window, in it, and in its part that wrapped around."""
-    position = torch.arange(size, device=device)
-    return (position >= size - window).long() + (position >= size - shift).long()
 
 
 def _load_pretrained(body: FeatureListNet, config: VisionConfig) -> None:

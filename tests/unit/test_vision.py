@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from transformers import SwinBackbone, SwinConfig
 
 from magnet.config import VisionConfig
-from magnet.models.vision import VisionBackbone, shifted_window_mask
+from magnet.models.vision import VisionBackbone
+from magnet.models.window_attention import shifted_window_mask
 
 SWIN = VisionConfig(
     name="swin_tiny_patch4_window7_224",
