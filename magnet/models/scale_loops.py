@@ -1,77 +1,100 @@
 """`read_scales` on a CPU: loops over all that is read, compiled by Numba when they are first needed, then kept on disk.
 
 Every map lies in a border of zeros, one pixel wide before and two after, and positions stay within it: so no loop has
-to ask whether a pixel lies outside. What is read at no number is none. The loops share a file because Numba compiles
-them anew when their own file changes, and no other.
+to ask whether a pixel lies outside. What is read at no number is none. Pixels are looked up for many points at once,
+which a CPU does side by side, and a head's map is then read for some queries after one another, which are near. The
+loops share a file because Numba compiles them anew when their own file changes, and no other.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import pairwise, product
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import torch
+from numba.extending import overload
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from magnet.models.scale_reading import Sizes
+from magnet.threads import on_all_threads
 
 _BORDER = 3
-_PER_THREAD = 2**17  # positions: with fewer, waiting for a core that torch's own threads still hold takes longer
+_POSITIONS = 2**17  # that are read in one job
+_AT_ONCE = 32  # queries
 _ZERO, _ONE = np.float32(0), np.float32(1)  # beside numbers of Python's the compiled arithmetic would be in float64
 
 
 def by_loops(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) -> Tensor:
-    """`read_scales` of float32 on a CPU. Raises ValueError for shapes that do not go together."""
+    """`read_scales` on a CPU. Raises ValueError for shapes that do not go together."""
     lengths = [height * width for height, width in sizes]
     shape = (len(value), position.shape[1], value.shape[2], len(sizes), weights.shape[-1])
     if value.shape[1] != sum(lengths) or weights.shape != shape or position.shape != (*shape, 2):
         found = ", ".join(str(tuple(x.shape)) for x in (value, position, weights))
         raise ValueError(f"values, positions and weights of {found} do not go together for maps of {sizes}")
+    value = value if value.dtype == torch.bfloat16 else value.float()
     parts = zip(value.split(lengths, dim=1), sizes)
     maps = [F.pad(part.transpose(1, 2).unflatten(2, size), (0, 0, 1, 2, 1, 2)).flatten(2, 3) for part, size in parts]
-    points = _points(sizes, weights.shape[4])
-    return _Reading.apply(torch.cat(maps, dim=2), points, position.flatten(3, 4), weights.flatten(3))
+    points = _points(sizes, weights.shape[4], value.shape[2])
+    return _Reading.apply(torch.cat(maps, dim=2), points, position.flatten(2, 4), weights.flatten(2))
 
 
-def _points(sizes: Sizes, per_scale: int) -> np.ndarray:
-    """(P,3) int32: of each point that a query reads where its map begins among all, numbers of its rows and columns."""
+def _points(sizes: Sizes, per_scale: int, heads: int) -> np.ndarray:
+    """(3,heads·P) int32: of each point that a query reads where its map begins, and that one's rows and columns."""
     areas = [(height + _BORDER) * (width + _BORDER) for height, width in sizes]
-    begins = np.cumsum([0, *areas[:-1]])
-    return np.column_stack([begins, sizes]).astype(np.int32).repeat(per_scale, axis=0)
+    of_scales = np.array([np.cumsum([0, *areas[:-1]]), *zip(*sizes)], np.int32)
+    return np.tile(of_scales.repeat(per_scale, axis=1), heads)
 
 
 class _Reading(torch.autograd.Function):
-    """Maps (B,heads,N',d), points (P,3), positions (B,Q,heads,P,2), weights (B,Q,heads,P) -> (B,Q,heads,d)."""
+    """Maps (B,heads,N',d), points (3,heads·P), positions (B,Q,heads·P,2), weights (B,Q,heads·P) -> (B,Q,heads,d)."""
 
     @staticmethod
     def forward(ctx, maps: Tensor, points: np.ndarray, position: Tensor, weights: Tensor) -> Tensor:
         given = maps.contiguous(), position.contiguous(), weights.contiguous()
         ctx.points = points
         ctx.save_for_backward(*given)
-        read = weights.new_empty(*weights.shape[:3], maps.shape[3])
-        _share_out(_read, points, *given, read)
+        (images, num_queries), heads = weights.shape[:2], maps.shape[1]
+        queries = _parts(num_queries, weights[0].numel() // _POSITIONS + 1)
+        read = weights.new_empty(images, num_queries, heads, maps.shape[3])
+        _share_out(_read, product(range(images), [(0, heads)], queries), points, *given, read)
         return read
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
-        given = ctx.saved_tensors
-        of_maps, of_position, of_weights = torch.zeros_like(given[0]), *map(torch.empty_like, given[1:])
-        _share_out(_read_back, ctx.points, *given, gradient.contiguous(), of_maps, of_position, of_weights)
-        return of_maps, None, of_position, of_weights
+        maps, *others = ctx.saved_tensors
+        (images, heads), num_queries = maps.shape[:2], gradient.shape[1]
+        of_maps, of_others = torch.zeros_like(maps, dtype=torch.float32), [torch.empty_like(x) for x in others]
+        own_heads = _parts(heads, -(-torch.get_num_threads() // images))  # no two threads ever add to the same map
+        jobs = product(range(images), own_heads, [(0, num_queries)])
+        _share_out(_read_back, jobs, ctx.points, maps, *others, gradient.contiguous(), of_maps, *of_others)
+        return of_maps.to(maps.dtype), None, *of_others
 
 
-def _share_out(loops: Callable, points: np.ndarray, maps: Tensor, position: Tensor, weights: Tensor, *others) -> None:
-    """Every thread takes some heads of some images: no two ever add to the same map."""
-    arrays = [tensor.detach().numpy() for tensor in (maps, position, weights, *others)]
-    units = maps.shape[0] * maps.shape[1]
-    threads = max(1, min(torch.get_num_threads(), units, weights.numel() // _PER_THREAD))
-    ends = [units * thread // threads for thread in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda begin, end: loops(begin, end, points, *arrays), ends, ends[1:]))
+def _parts(length: int, number: int) -> list[tuple[int, int]]:
+    """Where each of so many parts of a whole begins and ends, none of them empty."""
+    ends = [length * part // number for part in range(number + 1)]
+    return [(begin, end) for begin, end in pairwise(ends) if begin < end]
+
+
+def _share_out(loops: Callable, jobs: Iterable[tuple], points: np.ndarray, *tensors: Tensor) -> None:
+    """Every thread does the next job (image, heads from and to, queries from and to) until none is left."""
+    arrays, jobs = [_array(tensor.detach()) for tensor in tensors], iter(jobs)
+
+    def work() -> None:
+        for job in jobs:
+            loops(*job, points, *arrays)
+
+    on_all_threads(work)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """NumPy knows no bfloat16: as its bits."""
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _compiled(loops: Callable) -> Callable:
@@ -83,66 +106,120 @@ def _compiled(loops: Callable) -> Callable:
         return compiled()(loops)
 
 
-@_compiled
-def _around(at, size):
-    """The pixel before a place along a map, border counted, and how far behind it that is, 0 to 1."""
-    inside = _ONE + (-_ONE if at < -_ONE else np.float32(size) if at > size else at)
-    pixel = np.int32(inside) if inside >= _ZERO else np.int32(0)
-    return pixel, inside - np.float32(pixel)
+def _float(stored):
+    """A number of a map, as float32."""
+
+
+@overload(_float)
+def _float_of(stored):
+    if stored == numba.types.uint16:  # the upper half of its bits
+        return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
+    return lambda stored: stored
+
+
+class _Found(NamedTuple):
+    """Of every point of some queries, (queries,P): the first of the four pixels around it, how far right of that and
+    below it the point lies, 0 to 1, and what each of the four has in what is read, (queries,4,P)."""
+
+    corner: np.ndarray
+    right: np.ndarray
+    down: np.ndarray
+    shares: np.ndarray
 
 
 @_compiled
-def _corners(point, at):
-    """The four pixels around x and y, row by row, and how far right of the first and below it the place lies."""
-    begin, height, width = point[0], point[1], point[2]
-    (column, right), (row, down) = _around(at[0], width), _around(at[1], height)
-    corner = np.uint64(begin + row * (width + _BORDER) + column)  # without a sign: no loop looks for negative ones
-    below = corner + np.uint64(width + _BORDER)
-    return corner, corner + np.uint64(1), below, below + np.uint64(1), right, down
+def _room(num_points):
+    shape = _AT_ONCE, num_points
+    distances = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    return _Found(np.empty(shape, np.int32), *distances, np.empty((_AT_ONCE, 4, num_points), np.float32))
 
 
 @_compiled
-def _shares(weight, right, down):
-    """What each of the four pixels has in what is read."""
-    upper, lower = weight * (_ONE - down), weight * down
-    return upper * (_ONE - right), upper * right, lower * (_ONE - right), lower * right
+def _find(points, position, weights, corner, right, down, shares):
+    for p in range(len(corner)):
+        x, y, width, height = position[p, 0], position[p, 1], np.float32(points[2, p]), np.float32(points[1, p])
+        x = _ONE + (-_ONE if x < -_ONE else width if x > width else x)  # border counted
+        y = _ONE + (-_ONE if y < -_ONE else height if y > height else y)
+        column, row = np.int32(x if x >= _ZERO else _ZERO), np.int32(y if y >= _ZERO else _ZERO)
+        corner[p] = points[0, p] + row * (points[2, p] + np.int32(_BORDER)) + column
+        right[p], down[p] = x - np.float32(column), y - np.float32(row)
+        lower = weights[p] * down[p]
+        upper = weights[p] - lower
+        shares[1, p], shares[3, p] = upper * right[p], lower * right[p]
+        shares[0, p], shares[2, p] = upper - shares[1, p], lower - shares[3, p]
 
 
 @_compiled
-def _read(begin, end, points, maps, position, weights, read):
-    num_queries, num_heads, num_points = weights.shape[1:]
-    for unit in range(begin, end):
-        b, h = np.uint64(unit // num_heads), np.uint64(unit % num_heads)
-        for q in range(num_queries):
-            read[b, q, h] = 0
-            for p in range(num_points):
-                i, j, k, m, right, down = _corners(points[p], position[b, q, h, p])
-                of_i, of_j, of_k, of_m = _shares(weights[b, q, h, p], right, down)
-                for c in range(maps.shape[3]):
-                    row = of_i * maps[b, h, i, c] + of_j * maps[b, h, j, c]
-                    read[b, q, h, c] += row + of_k * maps[b, h, k, c] + of_m * maps[b, h, m, c]
+def _pixels(corner, columns):
+    """The four pixels around a point, row by row; without a sign, so no loop looks for negative ones."""
+    upper = np.uint64(corner)
+    lower = upper + np.uint64(columns + _BORDER)
+    return upper, upper + np.uint64(1), lower, lower + np.uint64(1)
 
 
 @_compiled
-def _read_back(begin, end, points, maps, position, weights, gradient, of_maps, of_position, of_weights):
-    num_queries, num_heads, num_points = weights.shape[1:]
-    for unit in range(begin, end):
-        b, h = np.uint64(unit // num_heads), np.uint64(unit % num_heads)
-        for q in range(num_queries):
-            for p in range(num_points):
-                i, j, k, m, right, down = _corners(points[p], position[b, q, h, p])
-                weight, (x, y) = weights[b, q, h, p], position[b, q, h, p]
-                at_i = at_j = at_k = at_m = _ZERO  # what the gradient says of each pixel
-                for c in range(maps.shape[3]):
-                    at_i += gradient[b, q, h, c] * maps[b, h, i, c]
-                    at_j += gradient[b, q, h, c] * maps[b, h, j, c]
-                    at_k += gradient[b, q, h, c] * maps[b, h, k, c]
-                    at_m += gradient[b, q, h, c] * maps[b, h, m, c]
-                upper, lower = at_i + right * (at_j - at_i), at_k + right * (at_m - at_k)
-                along = (at_j - at_i) * (_ONE - down) + (at_m - at_k) * down
-                of_weights[b, q, h, p] = upper + down * (lower - upper)
-                of_position[b, q, h, p, 0] = weight * along if x >= -_ONE else _ZERO  # farther out all stays zero
-                of_position[b, q, h, p, 1] = weight * (lower - upper) if y >= -_ONE else _ZERO
-                for pixel, share in zip((i, j, k, m), _shares(weight, right, down)):
+def _look_up(start, stop, mine, points, position, weights, found):
+    """`found` for some queries and for those of all points that are one's own."""
+    for q in range(start, stop):
+        n = q - start
+        room = found.corner[n], found.right[n], found.down[n], found.shares[n]
+        _find(points, position[q, mine], weights[q, mine], *room)
+
+
+@_compiled
+def _read(b, heads, queries, points, maps, position, weights, read):
+    per_head = points.shape[1] // read.shape[2]
+    mine = slice(heads[0] * per_head, heads[1] * per_head)
+    points, found = points[:, mine].copy(), _room(mine.stop - mine.start)
+    for start in range(queries[0], queries[1], _AT_ONCE):
+        stop = min(start + _AT_ONCE, queries[1])
+        _look_up(start, stop, mine, points, position[b], weights[b], found)
+        for h in range(heads[0], heads[1]):
+            for q in range(start, stop):
+                read[b, q, h] = _ZERO
+                for p in range((h - heads[0]) * per_head, (h - heads[0] + 1) * per_head):
+                    i, j, k, m = _pixels(found.corner[q - start, p], points[2, p])
+                    of_i, of_j, of_k, of_m = _four(found.shares, q - start, p)
+                    for c in range(read.shape[3]):
+                        row = of_i * _float(maps[b, h, i, c]) + of_j * _float(maps[b, h, j, c])
+                        read[b, q, h, c] += row + of_k * _float(maps[b, h, k, c]) + of_m * _float(maps[b, h, m, c])
+
+
+@_compiled
+def _four(shares, n, p):
+    return shares[n, 0, p], shares[n, 1, p], shares[n, 2, p], shares[n, 3, p]
+
+
+@_compiled
+def _read_back(b, heads, queries, points, maps, position, weights, gradient, of_maps, of_position, of_weights):
+    per_head = points.shape[1] // gradient.shape[2]
+    mine = slice(heads[0] * per_head, heads[1] * per_head)
+    points, found = points[:, mine].copy(), _room(mine.stop - mine.start)
+    for start in range(queries[0], queries[1], _AT_ONCE):
+        stop = min(start + _AT_ONCE, queries[1])
+        _look_up(start, stop, mine, points, position[b], weights[b], found)
+        for h in range(heads[0], heads[1]):
+            for q in range(start, stop):
+                for p in range((h - heads[0]) * per_head, (h - heads[0] + 1) * per_head):
+                    n, at = q - start, p + mine.start
+                    pixels = i, j, k, m = _pixels(found.corner[n, p], points[2, p])
+                    at_i = at_j = at_k = at_m = _ZERO  # what the gradient says of each pixel
                     for c in range(maps.shape[3]):
-                        of_maps[b, h, pixel, c] += share * gradient[b, q, h, c]
+                        at_i += gradient[b, q, h, c] * _float(maps[b, h, i, c])
+                        at_j += gradient[b, q, h, c] * _float(maps[b, h, j, c])
+                        at_k += gradient[b, q, h, c] * _float(maps[b, h, k, c])
+                        at_m += gradient[b, q, h, c] * _float(maps[b, h, m, c])
+                    right, down, (x, y), weight = (
+                        found.right[n, p],
+                        found.down[n, p],
+                        position[b, q, at],
+                        weights[b, q, at],
+                    )
+                    upper, lower = at_i + right * (at_j - at_i), at_k + right * (at_m - at_k)
+                    along = (at_j - at_i) * (_ONE - down) + (at_m - at_k) * down
+                    of_weights[b, q, at] = upper + down * (lower - upper)
+                    of_position[b, q, at, 0] = weight * along if x >= -_ONE else _ZERO  # farther out all stays zero
+                    of_position[b, q, at, 1] = weight * (lower - upper) if y >= -_ONE else _ZERO
+                    for pixel, share in zip(pixels, _four(found.shares, n, p)):
+                        for c in range(maps.shape[3]):
+                            of_maps[b, h, pixel, c] += share * gradient[b, q, h, c]

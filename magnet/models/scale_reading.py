@@ -20,7 +20,7 @@ def read_scales(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) 
     """
     plain = value.device.type != "cpu" or torch.compiler.is_compiling()  # torch compiles operators of its own alone
     way = by_grid if plain or position.shape[1] <= _FEW_QUERIES else _by_loops
-    return way(value.float(), sizes, position.float(), weights.float())
+    return way(value, sizes, position.float(), weights.float())
 
 
 def _by_loops(*given) -> Tensor:
@@ -35,7 +35,7 @@ def by_grid(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) -> T
     lengths = [height * width for height, width in sizes]
     maps = [
         part.permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, size)  # (B·heads,d,H_i,W_i)
-        for part, size in zip(value.split(lengths, dim=1), sizes)
+        for part, size in zip(value.float().split(lengths, dim=1), sizes)
     ]
     extent = position.new_tensor([(width, height) for height, width in sizes])[:, None]  # (scales,1,2)
     grid = 2 * (position + 0.5) / extent - 1

@@ -18,18 +18,13 @@ class PadThenRollBlock(SwinTransformerBlock):
     def _attn(self, x: Tensor) -> Tensor:
         return attend(self, x)
 
-    def get_attn_mask(self, x: Tensor) -> Tensor | None:
-        """Of a padded map (B,H,W,C), `shifted_window_mask`; none where windows are not shifted."""
-        window, shift = self.window_size, self.shift_size
-        return shifted_window_mask(*x.shape[1:3], window, shift, x.device) if any(shift) else None
-
 
 def attend_plainly(block: PadThenRollBlock, x: Tensor) -> Tensor:
     """Map (B,H,W,C) -> map (B,H,W,C): pad, roll, attend, roll back, crop."""
     (height, width), window = x.shape[1:3], block.window_size
     block.attn.fused_attn = False
     rolled = _roll(_pad(x, window), block.shift_size)
-    windows = block.attn(window_partition(rolled, window).flatten(1, 2), block.get_attn_mask(rolled))
+    windows = block.attn(window_partition(rolled, window).flatten(1, 2), _mask(block, rolled))
     rolled = window_reverse(windows.unflatten(1, window), window, *rolled.shape[1:3])
     return _roll(rolled, [-amount for amount in block.shift_size])[:, :height, :width]
 
@@ -39,9 +34,9 @@ def attend(block: PadThenRollBlock, x: Tensor) -> Tensor:
     (height, width), attention = x.shape[1:3], block.attn
     rolled = _roll(_pad(attention.qkv(x), block.window_size, attention.qkv.bias), block.shift_size)
     query, key, value = _to_heads(rolled, block.window_size, attention.num_heads)
-    read = _read(attention, query, key, value, block.get_attn_mask(rolled))
+    read = _read(attention, query, key, value, _mask(block, rolled))
     back = _roll(_from_heads(read, block.window_size, rolled.shape), [-amount for amount in block.shift_size])
-    return attention.proj_drop(attention.proj(back[:, :height, :width]))
+    return attention.proj_drop(attention.proj(back[:, :height, :width].contiguous()))  # in one piece, in one product
 
 
 def _pad(x: Tensor, window: tuple[int, int], padding: Tensor | None = None) -> Tensor:
@@ -89,6 +84,12 @@ def _fused_is_faster(x: Tensor) -> bool:
     """A CPU's fused attention gives the position bias no gradient: where one is asked for, the library goes another
     way, slower than the plain one. In bfloat16 it takes longer than its two products and the softmax."""
     return x.is_cuda or not (torch.is_grad_enabled() or x.dtype == torch.bfloat16)
+
+
+def _mask(block: PadThenRollBlock, x: Tensor) -> Tensor | None:
+    """Of a padded map (B,H,W,C), `shifted_window_mask`; none where windows are not shifted."""
+    window, shift = block.window_size, block.shift_size
+    return shifted_window_mask(*x.shape[1:3], window, shift, x.device) if any(shift) else None
 
 
 @lru_cache(maxsize=64)

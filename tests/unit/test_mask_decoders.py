@@ -66,6 +66,27 @@ def test_gradients_of_reading_one_by_one(readings, way):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
+def test_more_queries_than_are_looked_up_at_once(readings):
+    value, position, weights = readings
+    position, weights = (t.repeat_interleave(7, dim=1) for t in (position, weights))  # 77 queries
+    read = by_loops(value, SIZES, position, weights)
+    assert torch.equal(read, by_loops(value, SIZES, *readings[1:]).repeat_interleave(7, dim=1))
+    torch.testing.assert_close(read, by_grid(value, SIZES, position, weights), rtol=1e-4, atol=1e-5)
+
+
+def test_values_in_bfloat16_are_read_as_the_numbers_that_they_are(readings):
+    value, results = readings[0].bfloat16(), []
+    for way, given in ((by_loops, value), (by_loops, value.float()), (by_grid, value)):
+        leaves = [t.clone().requires_grad_() for t in (given, *readings[1:])]
+        read = way(leaves[0], SIZES, *leaves[1:])
+        results.append([read, *torch.autograd.grad(read.square().sum(), leaves)])
+    assert results[0][1].dtype == torch.bfloat16 and results[0][0].dtype == torch.float32
+    rough, exact, plain = results
+    torch.testing.assert_close([rough[0], *rough[2:]], [exact[0], *exact[2:]], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(rough[1].float(), exact[1], rtol=2**-7, atol=1e-3)  # rounded at the end
+    torch.testing.assert_close(exact[0], plain[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("way", [by_grid, by_loops])
 def test_positions_that_are_no_numbers_give_none(readings, way):
     """So who asked for a mask is told that its logits are not finite."""
@@ -149,12 +170,13 @@ def test_compiled_by_torch_the_layer_computes_the_same():
 
 
 @pytest.mark.parametrize("threads", [1, 3, 7])
-def test_any_number_of_threads_reads_the_same(readings, monkeypatch, threads):
+@pytest.mark.parametrize("positions", [1, 40])
+def test_any_number_of_threads_and_jobs_reads_the_same(readings, monkeypatch, threads, positions):
     """Two images of two heads: shares that are uneven, and more threads than there is to share."""
-    monkeypatch.setattr(scale_loops, "_PER_THREAD", 1)
     results = []
     for count in (2, threads):
         monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        monkeypatch.setattr(scale_loops, "_POSITIONS", positions if results else scale_loops._POSITIONS)
         leaves = [t.clone().requires_grad_() for t in readings]
         read = by_loops(leaves[0], SIZES, *leaves[1:])
         results.append([read, *torch.autograd.grad(read.square().sum(), leaves)])

@@ -13,7 +13,7 @@ from transformers import SwinBackbone, SwinConfig
 
 from magnet.config import VisionConfig
 from magnet.models.vision import VisionBackbone
-from magnet.models.window_attention import shifted_window_mask
+from magnet.models.window_attention import PadThenRollBlock, attend, attend_plainly, shifted_window_mask
 
 SWIN = VisionConfig(
     name="swin_tiny_patch4_window7_224",
@@ -104,6 +104,47 @@ HUGGINGFACE_NAMES = {
     "norm1": "layernorm_before",
     "norm2": "layernorm_after",
 }
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (2, 1)])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("size", [(8, 4), (7, 10)])  # whole windows, and windows to be filled up
+def test_attention_without_products_of_padding_equals_timms_steps(shift, qkv_bias, size):
+    block = PadThenRollBlock(16, (8, 8), num_heads=2, window_size=4, shift_size=shift, qkv_bias=qkv_bias).eval()
+    block.shift_size = shift  # timm drops it where the window is as large as the map
+    torch.nn.init.normal_(block.attn.relative_position_bias_table)
+    for parameter in block.attn.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    results, leaf = [], torch.randn(2, *size, 16, requires_grad=True)
+    for way in (attend, attend_plainly):
+        seen = way(block, leaf)
+        results.append([seen, *torch.autograd.grad(seen.square().sum(), [leaf, *block.attn.parameters()])])
+        with torch.no_grad():  # another way, where no gradient is asked for
+            torch.testing.assert_close(way(block, leaf), seen, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
+
+
+def test_attention_in_bfloat16_is_as_near_as_timms_steps():
+    torch.manual_seed(0)
+    block = PadThenRollBlock(16, (8, 8), num_heads=2, window_size=4, shift_size=2).eval()
+    x = torch.randn(2, 7, 10, 16)
+    with torch.no_grad():
+        exact = attend_plainly(block, x)
+        with torch.autocast("cpu", torch.bfloat16):
+            errors = [(way(block, x).float() - exact).abs().mean().item() for way in (attend, attend_plainly)]
+    assert 0 < errors[0] < 1.2 * errors[1]
+
+
+def test_dropout_of_attention_and_of_its_output_is_applied():
+    torch.manual_seed(0)
+    x = torch.randn(1, 8, 8, 16)
+    for dropped in ({"attn_drop": 0.9}, {"proj_drop": 0.9}):
+        block = PadThenRollBlock(16, (8, 8), num_heads=2, window_size=4, **dropped).train()
+        assert not torch.allclose(attend(block, x), attend(block, x))
+        block.eval()
+        assert torch.equal(attend(block, x), attend(block, x))
+        with torch.no_grad():
+            assert not torch.allclose(attend(block.train(), x), attend(block.train(), x))
 
 
 def test_mask_of_shifted_windows_by_hand():
