@@ -53,9 +53,7 @@ class DeformableLayer(nn.Module):
         super().__init__()
         self.attention = DeformableAttention(width, num_heads, num_scales, num_points)
         self.attention_norm = nn.LayerNorm(width)
-        self.feedforward = nn.Sequential(
-            nn.Linear(width, feedforward), nn.ReLU(inplace=True), nn.Linear(feedforward, width)
-        )
+        self.feedforward = nn.Sequential(nn.Linear(width, feedforward), nn.ReLU(), nn.Linear(feedforward, width))
         self.feedforward_norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, position: Tensor, sizes: Sizes) -> Tensor:
@@ -94,7 +92,7 @@ class DeformableAttention(nn.Module):
         """Where each query (B,N,D) reads, as `read_scales` takes it, and with what weights, which sum to 1 a head."""
         offsets = self.offsets(query).float().unflatten(-1, (*self.shape, 2))  # (B,N,heads,scales,points,2)
         weights = self.weights(query).float().unflatten(-1, (self.shape[0], -1)).softmax(-1)
-        position = offsets.add_(own_places(tuple(sizes), self.shape[2], query.device))
+        position = offsets + own_places(tuple(sizes), self.shape[2], query.device)
         return position, weights.unflatten(-1, self.shape[1:])
 
     def forward(self, query: Tensor, value: Tensor, sizes: Sizes) -> Tensor:

@@ -57,26 +57,26 @@ def _roll(x: Tensor, amounts: tuple[int, int]) -> Tensor:
 
 
 def _to_heads(x: Tensor, window: tuple[int, int], heads: int) -> tuple[Tensor, ...]:
-    """Map (B,H,W,3·heads·d) -> queries, keys and values (B·windows,heads,area,d), each in one piece of memory."""
+    """Map (B,H,W,3·heads·d) -> queries, keys and values (B,windows,heads,area,d), each in one piece of memory."""
     x = x.unflatten(3, (3, heads, -1)).unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))
-    return x.permute(5, 0, 1, 3, 6, 2, 4, 7).contiguous().flatten(5, 6).flatten(1, 3).unbind(0)
+    return x.permute(5, 0, 1, 3, 6, 2, 4, 7).contiguous().flatten(5, 6).flatten(2, 3).unbind(0)
 
 
 def _from_heads(x: Tensor, window: tuple[int, int], size: tuple[int, ...]) -> Tensor:
-    """(B·windows,heads,area,d) -> map (B,H,W,heads·d) of a size whose last number does not count."""
-    x = x.unflatten(2, window).unflatten(0, (size[0], size[1] // window[0], size[2] // window[1]))
+    """(B,windows,heads,area,d) -> map (B,H,W,heads·d) of a size whose last number does not count."""
+    x = x.unflatten(3, window).unflatten(1, (size[1] // window[0], size[2] // window[1]))
     return x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
 
 def _read(attention: WindowAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """What queries read, (B·windows,heads,area,d), by position bias and mask (windows,area,area)."""
+    """What queries (B,windows,heads,area,d) read, of the same shape, by position bias and mask (windows,area,area)."""
     bias, drop = attention._get_rel_pos_bias(), attention.attn_drop
     bias = bias if mask is None else bias + mask[:, None]  # (1 or windows,heads,area,area)
     if _fused_is_faster(query):
-        bias = bias.expand(len(query) // len(bias), *bias.shape).flatten(0, 1)
-        return F.scaled_dot_product_attention(query, key, value, bias, dropout_p=drop.p if drop.training else 0.0)
-    scores = (query * attention.scale @ key.transpose(2, 3)).float()
-    scores.unflatten(0, (-1, len(bias))).add_(bias)  # in place: there is no larger tensor than the scores
+        given = (x.flatten(0, 1) for x in (query, key, value, bias.expand(*query.shape[:2], *bias.shape[1:])))
+        read = F.scaled_dot_product_attention(*given, dropout_p=drop.p if drop.training else 0.0)
+        return read.view(query.shape)
+    scores = (query * attention.scale @ key.transpose(3, 4)).float().add_(bias)  # in place: no tensor is larger
     return drop(scores.softmax(-1)).to(value.dtype) @ value
 
 
