@@ -2,7 +2,8 @@
 
 python benchmarks/full_size.py --output results/tables/full_size.csv      (half an hour, with nothing beside it)
 
-Plain is what tests compare with: float32, readings by the library's bilinear sampling, attention that is not fused.
+Plain is what tests compare with: float32, readings by the library's bilinear sampling, timm's own steps through a
+window's attention, not fused and with padding in every product.
 All keep the memory that they free, but for two rows: those of processes of their own with it and without.
 Shares are of the machine's own matrix product in the same precision, measured in the same round; recomputation does not
 count. Training is a step with Mask Grounding, without dropout's or the data's work; its memory is that of a process

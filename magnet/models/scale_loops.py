@@ -29,7 +29,8 @@ _ZERO, _ONE = np.float32(0), np.float32(1)  # beside numbers of Python's the com
 
 
 def by_loops(value: Tensor, sizes: Sizes, position: Tensor, weights: Tensor) -> Tensor:
-    """`read_scales` on a CPU. Raises ValueError for shapes that do not go together."""
+    """`read_scales` on a CPU; bfloat16 values are widened as they are read. Raises ValueError for shapes that do not go
+    together."""
     lengths = [height * width for height, width in sizes]
     shape = (len(value), position.shape[1], value.shape[2], len(sizes), weights.shape[-1])
     if value.shape[1] != sum(lengths) or weights.shape != shape or position.shape != (*shape, 2):
@@ -158,6 +159,11 @@ def _pixels(corner, columns):
 
 
 @_compiled
+def _four(shares, n, p):
+    return shares[n, 0, p], shares[n, 1, p], shares[n, 2, p], shares[n, 3, p]
+
+
+@_compiled
 def _look_up(start, stop, mine, points, position, weights, found):
     """`found` for some queries and for those of all points that are one's own."""
     for q in range(start, stop):
@@ -186,11 +192,6 @@ def _read(b, heads, queries, points, maps, position, weights, read):
 
 
 @_compiled
-def _four(shares, n, p):
-    return shares[n, 0, p], shares[n, 1, p], shares[n, 2, p], shares[n, 3, p]
-
-
-@_compiled
 def _read_back(b, heads, queries, points, maps, position, weights, gradient, of_maps, of_position, of_weights):
     per_head = points.shape[1] // gradient.shape[2]
     mine = slice(heads[0] * per_head, heads[1] * per_head)
@@ -209,12 +210,8 @@ def _read_back(b, heads, queries, points, maps, position, weights, gradient, of_
                         at_j += gradient[b, q, h, c] * _float(maps[b, h, j, c])
                         at_k += gradient[b, q, h, c] * _float(maps[b, h, k, c])
                         at_m += gradient[b, q, h, c] * _float(maps[b, h, m, c])
-                    right, down, (x, y), weight = (
-                        found.right[n, p],
-                        found.down[n, p],
-                        position[b, q, at],
-                        weights[b, q, at],
-                    )
+                    (x, y), weight = position[b, q, at], weights[b, q, at]
+                    right, down = found.right[n, p], found.down[n, p]
                     upper, lower = at_i + right * (at_j - at_i), at_k + right * (at_m - at_k)
                     along = (at_j - at_i) * (_ONE - down) + (at_m - at_k) * down
                     of_weights[b, q, at] = upper + down * (lower - upper)

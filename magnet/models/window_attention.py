@@ -35,7 +35,7 @@ def attend(block: PadThenRollBlock, x: Tensor) -> Tensor:
     rolled = _roll(_pad(attention.qkv(x), block.window_size, attention.qkv.bias), block.shift_size)
     query, key, value = _to_heads(rolled, block.window_size, attention.num_heads)
     read = _read(attention, query, key, value, _mask(block, rolled))
-    back = _roll(_from_heads(read, block.window_size, rolled.shape), [-amount for amount in block.shift_size])
+    back = _roll(_from_heads(read, block.window_size, rolled.shape[1]), [-amount for amount in block.shift_size])
     return attention.proj_drop(attention.proj(back[:, :height, :width].contiguous()))  # in one piece, in one product
 
 
@@ -62,9 +62,9 @@ def _to_heads(x: Tensor, window: tuple[int, int], heads: int) -> tuple[Tensor, .
     return x.permute(5, 0, 1, 3, 6, 2, 4, 7).contiguous().flatten(5, 6).flatten(2, 3).unbind(0)
 
 
-def _from_heads(x: Tensor, window: tuple[int, int], size: tuple[int, ...]) -> Tensor:
-    """(B,windows,heads,area,d) -> map (B,H,W,heads·d) of a size whose last number does not count."""
-    x = x.unflatten(3, window).unflatten(1, (size[1] // window[0], size[2] // window[1]))
+def _from_heads(x: Tensor, window: tuple[int, int], height: int) -> Tensor:
+    """(B,windows,heads,area,d) -> map (B,H,W,heads·d) of a height H."""
+    x = x.unflatten(3, window).unflatten(1, (height // window[0], -1))
     return x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
 
