@@ -1,10 +1,10 @@
 """A full-size MagNet (Swin-B, BERT-base, 480 px) at an earlier commit and now, in turns on one machine.
 
-python benchmarks/full_size_before.py --before 2ca84c4 --output results/tables/full_size_before.csv      (12 minutes)
+python benchmarks/full_size_before.py --before 9175db8 --output results/tables/full_size_before.csv      (20 minutes)
 
-Both in float32: a forward pass of one picture, and a training step of two with Mask Grounding in one pass. Every
-measurement is a process of its own, and the median of several in it, as its first ones are slow; such processes take
-turns. Medians of the turns, and of their ratios.
+A forward pass of one picture, and a training step of two with Mask Grounding in one pass, in float32, and in bfloat16
+where the hardware multiplies that. Every measurement is a process of its own, and the median of several in it, as its
+first ones are slow; such processes take turns. Medians of the turns, and of their ratios.
 """
 
 import statistics
@@ -12,8 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from before_after import two_trees
 from measured import parser, report
+
+from magnet.optimizer import has_bfloat16
 
 WORKS = {  # as `fresh.Work` names them
     "forward pass of 1": {"work": "forward", "rounds": 15},
@@ -25,6 +28,11 @@ sys.path.insert(0, "benchmarks")
 from fresh import Work, measure
 print(measure(Work(recipe="{recipe}", **{work}))["seconds"])
 """
+
+
+def in_bfloat16() -> dict[str, dict]:
+    native = has_bfloat16(torch.device("cpu"))
+    return {f"{what}, bfloat16": {**work, "precision": "bfloat16"} for what, work in WORKS.items() if native}
 
 
 def seconds(tree: Path, recipe: str, work: dict) -> float:
@@ -50,7 +58,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options, rows = options.parse_args(), []
     with two_trees(options.before) as trees:
-        for what, work in WORKS.items():
+        for what, work in (WORKS | in_bfloat16()).items():
             rounds = [
                 {name: seconds(tree, options.recipe, work) for name, tree in trees.items()}
                 for _ in range(options.rounds)
