@@ -5,6 +5,7 @@ import multiprocessing
 import statistics
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ import psutil
 import magnet
 from magnet import runs
 from magnet.config import Config
+from magnet.evaluate import evaluation_in
 from magnet.memory import keep_freed
 from magnet.workbench import machine
 from magnet.workbench.benchmark import Stepper
@@ -61,7 +63,9 @@ def alone(work: Work) -> dict[str, float]:
     once = (lambda: forward(stepper, stepper.batch)) if work.work == "forward" else (lambda: stepper.seconds(0))
     once()
     between = resident_gb()
-    seconds = statistics.median(machine.seconds(once, stepper.device) for _ in range(work.rounds))
+    asked = work.work == "forward"
+    with evaluation_in(work.precision, stepper.objective.model, stepper.device) if asked else nullcontext():
+        seconds = statistics.median(machine.seconds(once, stepper.device) for _ in range(work.rounds))
     memory = machine.peak_memory_gb()
     return {"seconds": seconds, "memory_gb": memory, "working_gb": memory - between}
 

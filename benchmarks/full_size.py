@@ -22,6 +22,7 @@ from fresh import Work, in_process
 from measured import parser, report
 
 import magnet
+from magnet.evaluate import evaluation_in
 from magnet.models import pixel_decoder, scale_reading, window_attention
 from magnet.optimizer import has_bfloat16
 from magnet.workbench import machine
@@ -79,7 +80,7 @@ def forward(recipe: str, rounds: int) -> list[Row]:
     stepper = Stepper(magnet.recipe(recipe), 1)
     work = lambda: ask(stepper, stepper.batch)  # noqa: E731
     gflop = inference_gflop(stepper.objective.model, work)
-    with torch.autocast("cpu", torch.bfloat16):  # around all, as in an evaluation: weights become bfloat16 once
+    with evaluation_in("bfloat16", stepper.objective.model, CPU):  # around all: weights become bfloat16 once
         return in_turns("forward pass of 1", ways(stepper, work), gflop, rounds)
 
 

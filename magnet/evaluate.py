@@ -44,6 +44,7 @@ from magnet.metrics import (
 from magnet.models.base import ReferringNetwork, reads_what_it_looked_at
 from magnet.models.checkpoints import is_checkpoint
 from magnet.models.released import load_released, released_config
+from magnet.packed_linear import packed
 
 PIXELS_AT_ONCE = 8 * 480**2  # default batch: 8 images at 480, 200 at 96
 NOT_RESULTS = ["ann_id", "category_id", "split", "file", "program", "rle"]  # stay in the expression table
@@ -209,6 +210,13 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def evaluation_in(precision: str, model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Within it the network computes in this precision; its weights must not change."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"), packed(model):
+        yield
+
+
 def progress_bar(shown: bool, **options) -> tqdm:
     kernel = sys.modules.get("ipykernel.kernelapp")
     in_notebook = kernel is not None and kernel.IPKernelApp.initialized()
@@ -235,7 +243,7 @@ def _score_batches(
     """For each rule the scores in the expressions' order."""
     scored, device = [[None] * len(expressions) for _ in rules], _device(model)
     # around all batches, not each: so weights become bfloat16 once
-    quick = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    quick = evaluation_in(precision, model, device)
     with evaluation_mode(model), quick, progress_bar(shown, total=len(expressions), unit="expr") as bar:
         for batch in loader:
             rows, number = expressions.iloc[batch["rows"].tolist()], len(batch["rows"])

@@ -28,5 +28,8 @@ def on_all_threads(work: Callable[[], None]) -> None:
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(kept, range(threads)))
-    if raised:
-        raise raised[0]
+    try:
+        if raised:
+            raise raised[0]
+    finally:
+        raised.clear()  # an error holds this frame, which would hold it

@@ -9,7 +9,6 @@ from magnet.config import LanguageConfig, ModelConfig
 from magnet.models.coupalign import CoupAlign
 from magnet.models.lavt import LAVT
 from magnet.models.magnet import MagNet
-from magnet.models.packed_linear import pack_linear
 
 OWN = {  # settings that one method alone reads
     "magnet": (
@@ -33,9 +32,7 @@ def build_model(config: ModelConfig, vocab_size: int | None = None) -> nn.Module
     if unread := _unread(config):
         _logger.warning("method=%r does not read %s: these settings change nothing", config.method, ", ".join(unread))
     memory.keep_freed()  # every pass asks for the same large blocks again
-    network = METHODS[config.method](config, vocab_size or _vocab_size(config.language))
-    pack_linear(network)
-    return network
+    return METHODS[config.method](config, vocab_size or _vocab_size(config.language))
 
 
 def _unread(config: ModelConfig) -> list[str]:

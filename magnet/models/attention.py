@@ -66,7 +66,7 @@ class LanguageGate(nn.Module):
 
     def is_closed(self) -> bool:
         """Whether the gate lets nothing through, whatever comes: one of its matrices is zero. Looked up anew only where
-        a matrix has changed."""
+        a matrix has changed or was trained: torch does not count what its fused optimizers change."""
         weights = self.inner.weight, self.outer.weight
         if weights[0].is_inference():  # such tensors do not say whether they have changed
             return not all(bool(weight.any()) for weight in weights)
@@ -77,6 +77,7 @@ class LanguageGate(nn.Module):
 
     def opening(self, tokens: Tensor) -> Tensor:
         """(B,N,C) -> (B,N,C) in -1 to 1."""
+        self._state = None if self.training else self._state
         return torch.tanh(self.outer(self.activation(self.inner(tokens))))
 
     def forward(self, x: Tensor, fused: Tensor) -> Tensor:

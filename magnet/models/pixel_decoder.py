@@ -38,7 +38,8 @@ class PixelDecoder(nn.Module):
         sizes = [tuple(x.shape[-2:]) for x in maps]
         tokens = torch.cat([to_tokens(x) for x in maps], dim=1)  # (B,N,width), N over all scales
         sines = [to_tokens(sine_position(x)) for x in maps]
-        position = torch.cat([sine + row for sine, row in zip(sines, self.scale_embedding)], dim=1).to(tokens.dtype)
+        position = torch.cat([sine + row for sine, row in zip(sines, self.scale_embedding)], dim=1)
+        position = position.to(tokens.dtype)  # the sum of both is rounded to it anyway
         for layer in self.layers:
             tokens = run(layer, tokens, position, sizes)
         lengths = [height * width for height, width in sizes]

@@ -59,7 +59,7 @@ class _Reading(torch.autograd.Function):
         ctx.points = points
         ctx.save_for_backward(*given)
         (images, num_queries), heads = weights.shape[:2], maps.shape[1]
-        queries = _parts(num_queries, weights[0].numel() // _POSITIONS + 1)
+        queries = _parts(num_queries, num_queries * points.shape[1] // _POSITIONS + 1)
         read = weights.new_empty(images, num_queries, heads, maps.shape[3])
         _share_out(_read, product(range(images), [(0, heads)], queries), points, *given, read)
         return read
@@ -70,7 +70,8 @@ class _Reading(torch.autograd.Function):
         maps, *others = ctx.saved_tensors
         (images, heads), num_queries = maps.shape[:2], gradient.shape[1]
         of_maps, of_others = torch.zeros_like(maps, dtype=torch.float32), [torch.empty_like(x) for x in others]
-        own_heads = _parts(heads, -(-torch.get_num_threads() // images))  # no two threads ever add to the same map
+        threads = torch.get_num_threads()
+        own_heads = _parts(heads, threads if images % threads else 1)  # no two threads ever add to the same map
         jobs = product(range(images), own_heads, [(0, num_queries)])
         _share_out(_read_back, jobs, ctx.points, maps, *others, gradient.contiguous(), of_maps, *of_others)
         return of_maps.to(maps.dtype), None, *of_others
@@ -129,14 +130,14 @@ class _Found(NamedTuple):
 
 
 @_compiled
-def _room(num_points):
+def _nothing_found(num_points):
     shape = _AT_ONCE, num_points
     distances = np.empty(shape, np.float32), np.empty(shape, np.float32)
     return _Found(np.empty(shape, np.int32), *distances, np.empty((_AT_ONCE, 4, num_points), np.float32))
 
 
 @_compiled
-def _find(points, position, weights, corner, right, down, shares):
+def _find_points(points, position, weights, corner, right, down, shares):
     for p in range(len(corner)):
         x, y, width, height = position[p, 0], position[p, 1], np.float32(points[2, p]), np.float32(points[1, p])
         x = _ONE + (-_ONE if x < -_ONE else width if x > width else x)  # border counted
@@ -159,33 +160,33 @@ def _pixels(corner, columns):
 
 
 @_compiled
-def _four(shares, n, p):
+def _shares_at(shares, n, p):
     return shares[n, 0, p], shares[n, 1, p], shares[n, 2, p], shares[n, 3, p]
 
 
 @_compiled
-def _look_up(start, stop, mine, points, position, weights, found):
+def _find_for_queries(start, stop, mine, points, position, weights, found):
     """`found` for some queries and for those of all points that are one's own."""
     for q in range(start, stop):
         n = q - start
         room = found.corner[n], found.right[n], found.down[n], found.shares[n]
-        _find(points, position[q, mine], weights[q, mine], *room)
+        _find_points(points, position[q, mine], weights[q, mine], *room)
 
 
 @_compiled
 def _read(b, heads, queries, points, maps, position, weights, read):
     per_head = points.shape[1] // read.shape[2]
     mine = slice(heads[0] * per_head, heads[1] * per_head)
-    points, found = points[:, mine].copy(), _room(mine.stop - mine.start)
+    points, found = points[:, mine].copy(), _nothing_found(mine.stop - mine.start)
     for start in range(queries[0], queries[1], _AT_ONCE):
         stop = min(start + _AT_ONCE, queries[1])
-        _look_up(start, stop, mine, points, position[b], weights[b], found)
+        _find_for_queries(start, stop, mine, points, position[b], weights[b], found)
         for h in range(heads[0], heads[1]):
             for q in range(start, stop):
                 read[b, q, h] = _ZERO
                 for p in range((h - heads[0]) * per_head, (h - heads[0] + 1) * per_head):
                     i, j, k, m = _pixels(found.corner[q - start, p], points[2, p])
-                    of_i, of_j, of_k, of_m = _four(found.shares, q - start, p)
+                    of_i, of_j, of_k, of_m = _shares_at(found.shares, q - start, p)
                     for c in range(read.shape[3]):
                         row = of_i * _float(maps[b, h, i, c]) + of_j * _float(maps[b, h, j, c])
                         read[b, q, h, c] += row + of_k * _float(maps[b, h, k, c]) + of_m * _float(maps[b, h, m, c])
@@ -195,10 +196,10 @@ def _read(b, heads, queries, points, maps, position, weights, read):
 def _read_back(b, heads, queries, points, maps, position, weights, gradient, of_maps, of_position, of_weights):
     per_head = points.shape[1] // gradient.shape[2]
     mine = slice(heads[0] * per_head, heads[1] * per_head)
-    points, found = points[:, mine].copy(), _room(mine.stop - mine.start)
+    points, found = points[:, mine].copy(), _nothing_found(mine.stop - mine.start)
     for start in range(queries[0], queries[1], _AT_ONCE):
         stop = min(start + _AT_ONCE, queries[1])
-        _look_up(start, stop, mine, points, position[b], weights[b], found)
+        _find_for_queries(start, stop, mine, points, position[b], weights[b], found)
         for h in range(heads[0], heads[1]):
             for q in range(start, stop):
                 for p in range((h - heads[0]) * per_head, (h - heads[0] + 1) * per_head):
@@ -217,6 +218,6 @@ def _read_back(b, heads, queries, points, maps, position, weights, gradient, of_
                     of_weights[b, q, at] = upper + down * (lower - upper)
                     of_position[b, q, at, 0] = weight * along if x >= -_ONE else _ZERO  # farther out all stays zero
                     of_position[b, q, at, 1] = weight * (lower - upper) if y >= -_ONE else _ZERO
-                    for pixel, share in zip(pixels, _four(found.shares, n, p)):
+                    for pixel, share in zip(pixels, _shares_at(found.shares, n, p)):
                         for c in range(maps.shape[3]):
                             of_maps[b, h, pixel, c] += share * gradient[b, q, h, c]

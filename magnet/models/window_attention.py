@@ -1,7 +1,7 @@
 """Swin's attention within shifted windows, as its authors released it: padding before rolling.
 
-timm rolls before it pads, which is another function wherever a map is no multiple of the window. Two ways with equal
-numbers: `attend_plainly`, timm's own steps on the padded map, and `attend`, which spends no matrix product on padding.
+Two ways with equal numbers: `attend_plainly`, timm's own steps on the padded map, and `attend`, which spends no product
+of its linear layers on padding.
 """
 
 from functools import lru_cache
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 
 class PadThenRollBlock(SwinTransformerBlock):
-    """timm's Swin block, with the released order of steps in its attention."""
+    """timm's Swin block, with the released order of steps in its attention. Of `attn`, timm's WindowAttention, only the
+    parts are called, so a hook on it as a whole hears nothing."""
 
     def _attn(self, x: Tensor) -> Tensor:
         return attend(self, x)
@@ -76,7 +77,8 @@ def _read(attention: WindowAttention, query: Tensor, key: Tensor, value: Tensor,
         given = (x.flatten(0, 1) for x in (query, key, value, bias.expand(*query.shape[:2], *bias.shape[1:])))
         read = F.scaled_dot_product_attention(*given, dropout_p=drop.p if drop.training else 0.0)
         return read.view(query.shape)
-    scores = (query * attention.scale @ key.transpose(3, 4)).float().add_(bias)  # in place: no tensor is larger
+    scores = (query * attention.scale @ key.transpose(3, 4)).float()
+    scores.add_(bias)  # in place, as no tensor is larger and the way back does not need what it was
     return drop(scores.softmax(-1)).to(value.dtype) @ value
 
 

@@ -4,7 +4,6 @@ magnet benchmark variants                                   # of magnet_tiny, a 
 magnet benchmark variants --recipe magnet_base --steps 0    # parameters and GFLOP only, a few minutes
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from magnet import losses, runs
@@ -148,14 +147,6 @@ def dry_run(config: Config, steps: int = 2, batch_size: int | None = None) -> di
     seconds = [stepper.seconds(step) for step in range(steps)]
     memory = machine.peak_memory_gb()
     return {**cost, "batch_size": batch_size, "seconds_per_step": seconds[-1], "memory_gb": memory}
-
-
-if torch.backends.mkldnn.is_available():
-
-    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-    def _packed_linear_flop(x_shape: list[int], *_, out_shape: list[int], **__) -> int:
-        """Of a `PackedLinear`, which the library's counter does not know."""
-        return 2 * math.prod(out_shape) * x_shape[-1]
 
 
 def count_gflop(objective: torch.nn.Module, batch: dict) -> tuple[float, float]:

@@ -157,6 +157,17 @@ def test_the_live_gate_starts_closed_but_learns_and_the_released_one_is_dead(inp
         assert not any(grad.any() for grad in others)
 
 
+@pytest.mark.parametrize("fused", [False, True])  # of what the latter changes torch keeps no account
+def test_a_gate_that_was_closed_when_it_was_asked_opens_in_training(inputs, fused):
+    pixels, words, token_mask = inputs
+    module = CAMTextSide(CHANNELS, WIDTH)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, fused=fused)
+    assert torch.equal(module.eval()(words, pixels, token_mask), words)
+    (module.train()(words, pixels, token_mask) * torch.randn_like(words)).sum().backward()
+    optimizer.step()
+    assert not torch.allclose(module.eval()(words, pixels, token_mask), words)
+
+
 @torch.no_grad()
 def test_instance_norm_counts_only_what_the_mask_says():
     x, mask = torch.randn(2, 5, 3), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])

@@ -147,11 +147,12 @@ def test_reading_what_lies_strewn_in_memory_for_some_gradients_alone(readings):
     torch.testing.assert_close(*expected, rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_asked_is_nothing_read():
-    value = torch.randn(2, NUM_TOKENS, HEADS, DEPTH, requires_grad=True)
-    shape = (2, 0, HEADS, len(SIZES), POINTS)
+@pytest.mark.parametrize("images, queries", [(2, 0), (0, 5)])
+def test_nothing_asked_is_nothing_read(images, queries):
+    value = torch.randn(images, NUM_TOKENS, HEADS, DEPTH, requires_grad=True)
+    shape = (images, queries, HEADS, len(SIZES), POINTS)
     read = by_loops(value, SIZES, torch.zeros(*shape, 2), torch.zeros(shape))
-    assert read.shape == (2, 0, HEADS, DEPTH)
+    assert read.shape == (images, queries, HEADS, DEPTH)
     read.sum().backward()
     assert not value.grad.any()
 
