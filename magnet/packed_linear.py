@@ -1,8 +1,8 @@
 """Linear layers whose weights lie ready for a CPU's matrix product in bfloat16, for as long as a network is only asked.
 
 At each call torch rearranges a layer's weights, copies its bias into the output and adds the product to that. While
-weights stay as they are they can be arranged once, and the bias added within the product, which takes a tenth to a
-third less. The operators are oneDNN's as torch.compile calls them; plain torch has no public name for them.
+weights stay as they are they can be arranged once, and the bias added within the product. The operators are oneDNN's as
+torch.compile calls them; plain torch has no public name for them.
 """
 
 from collections.abc import Iterator

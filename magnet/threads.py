@@ -11,8 +11,8 @@ import torch
 def on_all_threads(work: Callable[[], None]) -> None:
     """Call `work` once on each of the threads that torch computes with on a CPU; what one raises is raised here.
 
-    After an operation torch's threads wait busily for the next one, some ten milliseconds on Linux, and threads beside
-    them would have to share their cores. Where torch's threads are not to be had, there are others.
+    After an operation torch's threads wait busily for the next one for a while, and threads beside them would have to
+    share their cores. Where torch's threads are not to be had, there are others.
     """
     threads, raised = torch.get_num_threads(), []
 
