@@ -130,10 +130,14 @@ class _Found(NamedTuple):
 
 
 @_compiled
-def _nothing_found(num_points):
-    shape = _AT_ONCE, num_points
+def _own(heads, num_heads, points):
+    """Of some heads where their points stand among all, how many a head has, which these are, and room to find them."""
+    per_head = points.shape[1] // num_heads
+    mine = slice(heads[0] * per_head, heads[1] * per_head)
+    shape = _AT_ONCE, mine.stop - mine.start
     distances = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    return _Found(np.empty(shape, np.int32), *distances, np.empty((_AT_ONCE, 4, num_points), np.float32))
+    found = _Found(np.empty(shape, np.int32), *distances, np.empty((shape[0], 4, shape[1]), np.float32))
+    return mine, per_head, points[:, mine].copy(), found
 
 
 @_compiled
@@ -175,9 +179,7 @@ def _find_for_queries(start, stop, mine, points, position, weights, found):
 
 @_compiled
 def _read(b, heads, queries, points, maps, position, weights, read):
-    per_head = points.shape[1] // read.shape[2]
-    mine = slice(heads[0] * per_head, heads[1] * per_head)
-    points, found = points[:, mine].copy(), _nothing_found(mine.stop - mine.start)
+    mine, per_head, points, found = _own(heads, read.shape[2], points)
     for start in range(queries[0], queries[1], _AT_ONCE):
         stop = min(start + _AT_ONCE, queries[1])
         _find_for_queries(start, stop, mine, points, position[b], weights[b], found)
@@ -194,9 +196,7 @@ def _read(b, heads, queries, points, maps, position, weights, read):
 
 @_compiled
 def _read_back(b, heads, queries, points, maps, position, weights, gradient, of_maps, of_position, of_weights):
-    per_head = points.shape[1] // gradient.shape[2]
-    mine = slice(heads[0] * per_head, heads[1] * per_head)
-    points, found = points[:, mine].copy(), _nothing_found(mine.stop - mine.start)
+    mine, per_head, points, found = _own(heads, gradient.shape[2], points)
     for start in range(queries[0], queries[1], _AT_ONCE):
         stop = min(start + _AT_ONCE, queries[1])
         _find_for_queries(start, stop, mine, points, position[b], weights[b], found)
